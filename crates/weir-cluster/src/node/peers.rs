@@ -1,5 +1,7 @@
 //! The links to peers, by the slots that the gateway knows them by.
 
+use std::collections::VecDeque;
+
 use weir_broker::Millis;
 use weir_broker::gateway::{Gateway, PeerSlot};
 
@@ -8,6 +10,9 @@ use super::relays::Relays;
 use crate::link::{LinkConfig, PeerLink};
 use crate::wire::{Envelope, Frame};
 use crate::{Incarnation, MemberEvent};
+
+/// Links that are kept of incarnations that were replaced.
+const RETIRED_MAX: usize = 4;
 
 /// A node with a link.
 #[derive(Debug)]
@@ -28,13 +33,15 @@ pub(super) struct PeerLinks {
     max_frame: usize,
     receive_limit: usize,
     slots: Vec<Option<Peer>>,
+    /// Links of incarnations that others replaced.
+    retired: VecDeque<PeerLink>,
     /// The slot whose envelopes come next.
     next: usize,
 }
 
 impl PeerLinks {
     pub(super) fn new(own: Incarnation, max_frame: usize, receive_limit: usize) -> Self {
-        Self { own, max_frame, receive_limit, slots: Vec::new(), next: 0 }
+        Self { own, max_frame, receive_limit, slots: Vec::new(), retired: VecDeque::new(), next: 0 }
     }
 
     pub(super) fn link_mut(&mut self, slot: PeerSlot) -> Option<&mut PeerLink> {
@@ -74,13 +81,15 @@ impl PeerLinks {
         now: Millis,
     ) {
         match event {
-            MemberEvent::Joined { incarnation, .. } => Self::add(*incarnation, gateway, ends),
+            MemberEvent::Joined { incarnation, .. } => Self::add(*incarnation, gateway, ends, now),
             MemberEvent::Restarted { old, incarnation, .. } => {
                 if let Some(slot) = ends.peers.find(*old) {
                     gateway.publish_wills(slot, now);
                 }
-                ends.peers.remove(*old, gateway, relays);
-                Self::add(*incarnation, gateway, ends);
+                if let Some(link) = ends.peers.remove(*old, gateway, relays) {
+                    ends.peers.retire(link);
+                }
+                Self::add(*incarnation, gateway, ends, now);
             }
             MemberEvent::Out { incarnation, .. } => {
                 if let Some(slot) = ends.peers.find(*incarnation) {
@@ -94,7 +103,7 @@ impl PeerLinks {
             }
             MemberEvent::BackIn { incarnation, .. } => match ends.peers.find(*incarnation) {
                 Some(slot) => Self::begin_anew(slot, gateway, ends, now),
-                None => Self::add(*incarnation, gateway, ends),
+                None => Self::add(*incarnation, gateway, ends, now),
             },
             MemberEvent::Left { incarnation, .. } | MemberEvent::Refused { incarnation, .. } => {
                 ends.peers.remove(*incarnation, gateway, relays);
@@ -107,13 +116,18 @@ impl PeerLinks {
         }
     }
 
-    fn add(incarnation: Incarnation, gateway: &mut Gateway, ends: &mut Ends<'_>) {
+    fn add(incarnation: Incarnation, gateway: &mut Gateway, ends: &mut Ends<'_>, now: Millis) {
         let peers = &mut *ends.peers;
         if peers.find(incarnation).is_some() {
             return;
         }
         let (max_frame, receive_limit) = (peers.max_frame, peers.receive_limit);
-        let link = PeerLink::new(LinkConfig { own: peers.own, peer: incarnation, max_frame, receive_limit });
+        let retired = peers.retired.iter().position(|link| link.config().peer == incarnation);
+        let retired = retired.and_then(|at| peers.retired.remove(at));
+        let is_known = retired.is_some();
+        let link = retired.unwrap_or_else(|| {
+            PeerLink::new(LinkConfig { own: peers.own, peer: incarnation, max_frame, receive_limit })
+        });
         let generation = link.generation();
         let peer = Peer { incarnation, link, is_in: true, generation: 0, is_held: false };
         let free = peers.slots.iter().position(Option::is_none);
@@ -122,16 +136,27 @@ impl PeerLinks {
             peers.slots.push(None);
         }
         peers.slots[index] = Some(peer);
+        if is_known {
+            return Self::begin_anew(PeerSlot(index as u16), gateway, ends, now);
+        }
         gateway.add_peer(PeerSlot(index as u16), incarnation, generation, ends);
     }
 
-    fn remove(&mut self, incarnation: Incarnation, gateway: &mut Gateway, relays: &mut Relays) {
-        if let Some(slot) = self.find(incarnation) {
-            relays.on_reset(incarnation);
-            gateway.remove_peer(slot);
-            gateway.forget_published_wills(incarnation);
-            self.slots[usize::from(slot.0)] = None;
+    /// Keeps the link of an incarnation that another one replaced. That may have been a late record of an earlier process, which
+    /// the present one knows nothing of: when it comes again, its streams go on with the next generation.
+    fn retire(&mut self, link: PeerLink) {
+        self.retired.push_back(link);
+        if self.retired.len() > RETIRED_MAX {
+            self.retired.pop_front();
         }
+    }
+
+    fn remove(&mut self, incarnation: Incarnation, gateway: &mut Gateway, relays: &mut Relays) -> Option<PeerLink> {
+        let slot = self.find(incarnation)?;
+        relays.on_reset(incarnation);
+        gateway.remove_peer(slot);
+        gateway.forget_published_wills(incarnation);
+        self.slots[usize::from(slot.0)].take().map(|peer| peer.link)
     }
 
     /// This node's stream to a peer begins anew.
