@@ -48,6 +48,8 @@ pub struct ClusterMembersView {
     pub slots: Vec<ClusterSlotView>,
     /// Connections that nodes relay to the node that has their session.
     pub relays: ClusterRelaysView,
+    /// Wills that nodes keep for each other.
+    pub wills: ClusterWillsView,
     /// The log of retained messages.
     pub log: ClusterLogView,
     /// The connections to the nats-servers.
@@ -134,6 +136,21 @@ pub struct ClusterRelaysView {
     pub bytes_received: u64,
     /// How often all connections of a peer were lost.
     pub resets: u64,
+}
+
+/// Wills that are published by another node where a client's node dies.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterWillsView {
+    /// Wills of this node's clients that another node has, and their bytes.
+    pub entrusted: u64,
+    pub entrusted_bytes: u64,
+    /// Wills of other nodes' clients that this one has.
+    pub kept: u64,
+    /// Since the process's start, wills that no other node has, because there was no room.
+    pub refused: u64,
+    /// Since the process's start, wills that this node published for one that died.
+    pub published: u64,
 }
 
 /// The log of retained messages, as this node has applied it.
@@ -267,7 +284,13 @@ fn slots(out: &mut DescriptorEncoder, view: &ClusterMembersView) -> fmt::Result 
         family.encode_family(&[("direction", direction)])?.encode_counter::<NoLabelSet, u64, f64>(&count, None)?;
     }
     let help = "Times that all connections relayed to and from another node were lost.";
-    super::metrics::counter(out, "weir_cluster_relay_resets", help, view.relays.resets)
+    super::metrics::counter(out, "weir_cluster_relay_resets", help, view.relays.resets)?;
+    let help = "Wills of other nodes' clients that this node publishes where their node dies.";
+    super::metrics::gauge(out, "weir_cluster_wills_kept", help, view.wills.kept)?;
+    let help = "Wills of this node's clients that no other node has, because there was no room for them.";
+    super::metrics::counter(out, "weir_cluster_wills_refused", help, view.wills.refused)?;
+    let help = "Wills that this node published for a node that died.";
+    super::metrics::counter(out, "weir_cluster_wills_published", help, view.wills.published)
 }
 
 fn log(out: &mut DescriptorEncoder, log: &ClusterLogView) -> fmt::Result {

@@ -43,7 +43,7 @@ pub use hosts::is_host_name;
 pub use live::LiveStatus;
 pub use members::{
     ClusterEngineView, ClusterLinkView, ClusterLogView, ClusterMembersView, ClusterPeerView, ClusterRelaysView,
-    ClusterSlotView, ClusterSuspectView, PEER_STATES,
+    ClusterSlotView, ClusterSuspectView, ClusterWillsView, PEER_STATES,
 };
 pub use metrics::prometheus_metrics;
 pub use router::paths;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::cluster::{ClusterView, DisconnectCause, Role};
 use crate::status::{
     ClusterEngineView, ClusterLinkView, ClusterLogView, ClusterMembersView, ClusterPeerView, ClusterRelaysView,
-    ClusterSlotView, ClusterSuspectView,
+    ClusterSlotView, ClusterSuspectView, ClusterWillsView,
 };
 use weir_cluster::members::{PeerState, Suspect};
 use weir_cluster::node::{LinkStatus, NodeStatus, PeerStatus, SlotClass, SlotStatus};
@@ -46,6 +46,13 @@ pub(super) fn members(view: &ClusterView, name: &str) -> ClusterMembersView {
             bytes_sent: node.relays.bytes_sent,
             bytes_received: node.relays.bytes_received,
             resets: node.relays.resets,
+        },
+        wills: ClusterWillsView {
+            entrusted: node.wills.entrusted as u64,
+            entrusted_bytes: node.wills.entrusted_bytes as u64,
+            kept: node.wills.kept as u64,
+            refused: node.wills.refused,
+            published: node.wills.published,
         },
         log: ClusterLogView {
             applied: node.log_applied,

@@ -243,6 +243,7 @@ pub fn members() -> ClusterMembersView {
                 served,
             })
             .into(),
+        wills: ClusterWillsView { entrusted: 3, entrusted_bytes: 90, kept: 2, refused: 1, published: 4 },
         relays: ClusterRelaysView { opened: 5, accepted: 6, bytes_sent: 700, bytes_received: 800, resets: 1 },
         log: ClusterLogView { applied: 12, waiting: 1, unstored_bytes: 64 },
         engine: ClusterEngineView {
