@@ -449,6 +449,7 @@ impl Acceptor {
             over_source_limit,
             over_limit,
             internal: false,
+            certificates: Vec::new(),
         });
     }
 }

@@ -3,6 +3,7 @@
 use std::io::{self, BufRead, IoSlice, Write};
 
 use rustls::ServerConnection;
+use rustls::pki_types::CertificateDer;
 
 use super::stream::Stream;
 use super::websocket::{FrameError, FrameReader, FrameWriter, Incoming};
@@ -20,6 +21,8 @@ const SLICES: usize = 16;
 pub(super) struct Layers {
     pub(super) tls: Option<Box<ServerConnection>>,
     pub(super) websocket: Option<Box<WebSocket>>,
+    /// The client's certificates, where another node has verified them.
+    pub(super) relayed: Vec<CertificateDer<'static>>,
 }
 
 pub(super) struct WebSocket {
@@ -47,7 +50,12 @@ impl Layers {
     pub(super) fn new_tls(config: &std::sync::Arc<rustls::ServerConfig>) -> Result<Self, rustls::Error> {
         let mut tls = ServerConnection::new(std::sync::Arc::clone(config))?;
         tls.set_buffer_limit(Some(TLS_BUFFER_MAX_BYTES));
-        Ok(Self { tls: Some(Box::new(tls)), websocket: None })
+        Ok(Self { tls: Some(Box::new(tls)), ..Self::default() })
+    }
+
+    /// The client's certificates, its own first.
+    pub(super) fn peer_certificates(&self) -> &[CertificateDer<'static>] {
+        self.tls.as_ref().and_then(|tls| tls.peer_certificates()).unwrap_or(&self.relayed)
     }
 
     /// Decodes bytes from the socket; the payload is appended to `output`.

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{io, thread};
 
+use rustls::pki_types::CertificateDer;
 use socket2::Socket;
 use tokio::sync::oneshot;
 
@@ -411,16 +412,16 @@ impl DataPlane {
     /// Passes one end of a socket pair to a shard, as a connection from this process. The shard serves it like an
     /// accepted connection; its client id may be a reserved one.
     pub(super) fn open_internal(&self, end: Socket, policy: Arc<ListenerPolicy>, client_id: &str) {
-        self.open_relayed(end, policy, client_id, None);
+        self.open_relayed(end, policy, client_id, (None, Vec::new()));
     }
 
-    /// The same, for a client of another node, which has connected from `peer`.
+    /// The same, for a client of another node, which has connected from `peer`, with these certificates.
     pub(super) fn open_relayed(
         &self,
         end: Socket,
         policy: Arc<ListenerPolicy>,
         client_id: &str,
-        peer: Option<SocketAddr>,
+        (peer, certificates): (Option<SocketAddr>, Vec<CertificateDer<'static>>),
     ) {
         let (guard, pending) = self.inner.endpoint_metrics.get_or_create(policy.endpoint.id).open();
         let sequence = self.inner.sequence.fetch_add(1, Ordering::AcqRel) + 1;
@@ -442,6 +443,7 @@ impl DataPlane {
             over_source_limit: false,
             over_limit: false,
             internal: true,
+            certificates,
         })));
     }
 
@@ -452,7 +454,10 @@ impl DataPlane {
 
     /// The newest policy of the endpoint with this name, if it listens.
     pub(super) fn policy_named(&self, name: &str) -> Option<Arc<ListenerPolicy>> {
-        self.policies().values().find(|policy| &*policy.endpoint.name == name).cloned()
+        // An endpoint that is declared again under the name of a removed one has a higher id.
+        let policies = self.policies();
+        let named = policies.values().filter(|policy| &*policy.endpoint.name == name);
+        named.max_by_key(|policy| policy.endpoint.id).cloned()
     }
 
     /// Whether durable state is stored.

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use data_encoding::BASE64;
+use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -29,6 +30,9 @@ pub(super) struct Admission {
     /// The rules that the credential carries, as the authenticator got them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     rules: Option<Value>,
+    /// The certificates that the node with the socket has verified, the client's own first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    certificates: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     expires_in_ms: Option<Millis>,
     /// The client id is one that the server assigned.
@@ -59,6 +63,7 @@ impl Admission {
     pub(super) fn encode(hand_over: &HandOver, now: Millis) -> Result<Vec<u8>, AdmissionError> {
         let outcome = &hand_over.outcome;
         let principal = &outcome.principal;
+        let certificates = hand_over.layers.as_ref().map(|layers| layers.peer_certificates()).unwrap_or_default();
         let rules = match &principal.claims_acl {
             None => None,
             Some(rules) => {
@@ -74,6 +79,7 @@ impl Admission {
             address: principal.address,
             admitted_by: principal.admitted_by.to_string(),
             rules,
+            certificates: certificates.iter().map(|certificate| BASE64.encode(certificate)).collect(),
             expires_in_ms: principal.expires_at.map(|at| at.saturating_sub(now)),
             is_assigned: outcome.assigned_id.is_some(),
             authentication_data: outcome.authentication_data.as_deref().map(|data| BASE64.encode(data)),
@@ -88,6 +94,11 @@ impl Admission {
     /// The bytes that the client has sent.
     pub(super) fn sent(&self) -> Result<Vec<u8>, AdmissionError> {
         Ok(BASE64.decode(self.bytes.as_bytes())?)
+    }
+
+    pub(super) fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, AdmissionError> {
+        let decode = |text: &String| Ok(CertificateDer::from(BASE64.decode(text.as_bytes())?));
+        self.certificates.iter().map(decode).collect()
     }
 
     /// The authenticator of the connection at the owner; `real` is the endpoint's.

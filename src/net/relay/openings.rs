@@ -8,8 +8,9 @@ use weir_broker::Millis;
 
 /// How long a client waits for its session's owner, milliseconds.
 const OWNER_WITHIN_MS: Millis = 5000;
-/// Clients that wait at most.
+/// Clients that wait at most, and bytes that they have sent.
 const OPENINGS_MAX: usize = 65_536;
+const OPENINGS_BYTES: usize = 64 << 20;
 
 /// A client that waits.
 pub(super) struct Opening {
@@ -30,6 +31,8 @@ pub(super) struct Openings {
     waiting: Vec<Opening>,
     /// They wait for the answer of an owner.
     asked: HashMap<RelayKey, Opening>,
+    /// Bytes of all.
+    bytes: usize,
 }
 
 impl Openings {
@@ -38,25 +41,31 @@ impl Openings {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.waiting.len() + self.asked.len() >= OPENINGS_MAX
+        self.waiting.len() + self.asked.len() >= OPENINGS_MAX || self.bytes >= OPENINGS_BYTES
     }
 
     pub(super) fn wait(&mut self, opening: Opening) {
+        self.bytes += opening.hand_over.bytes.len();
         self.waiting.push(opening);
     }
 
     pub(super) fn ask(&mut self, key: RelayKey, opening: Opening) {
+        self.bytes += opening.hand_over.bytes.len();
         self.asked.insert(key, opening);
     }
 
     /// The owner has answered.
     pub(super) fn answered(&mut self, key: &RelayKey) -> Option<Opening> {
-        self.asked.remove(key)
+        let opening = self.asked.remove(key)?;
+        self.bytes -= opening.hand_over.bytes.len();
+        Some(opening)
     }
 
     /// Those that wait for an owner, to be looked up again.
     pub(super) fn take_waiting(&mut self) -> Vec<Opening> {
-        std::mem::take(&mut self.waiting)
+        let waiting = std::mem::take(&mut self.waiting);
+        self.bytes -= waiting.iter().map(|opening| opening.hand_over.bytes.len()).sum::<usize>();
+        waiting
     }
 
     /// A peer will not answer.
@@ -69,6 +78,7 @@ impl Openings {
         let asked = self.asked.extract_if(|_, opening| opening.deadline <= now);
         let mut late: Vec<_> = asked.map(|(key, opening)| (Some(key), opening)).collect();
         late.extend(self.waiting.extract_if(.., |opening| opening.deadline <= now).map(|opening| (None, opening)));
+        self.bytes -= late.iter().map(|(_, opening)| opening.hand_over.bytes.len()).sum::<usize>();
         late
     }
 

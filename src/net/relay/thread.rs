@@ -72,13 +72,13 @@ pub(in crate::net) struct RelayThread {
     /// Connections of clients that are to connect to other nodes, and how many of them are closed in one sweep.
     leaving: Vec<Token>,
     leaving_per_sweep: usize,
-    /// When the last sweep was.
-    swept: Millis,
     last_relay: u64,
     /// Connections with something to do for which no event comes.
     ready: Vec<Token>,
     buffer: Vec<u8>,
     now: Millis,
+    /// When deadlines are looked at next; `Millis::MAX`: nothing has one.
+    next_sweep: Millis,
     is_stopped: bool,
 }
 
@@ -97,11 +97,11 @@ impl RelayThread {
             served: 0,
             leaving: Vec::new(),
             leaving_per_sweep: 0,
-            swept: 0,
             last_relay: 0,
             ready: Vec::new(),
             buffer: vec![0; WINDOW_BYTES],
             now: 0,
+            next_sweep: Millis::MAX,
             is_stopped: false,
         })
     }
@@ -146,14 +146,19 @@ impl RelayThread {
         for token in std::mem::take(&mut self.ready) {
             self.run_pump(token);
         }
-        self.sweep();
+        if self.now >= self.next_sweep {
+            self.sweep();
+        }
     }
 
     fn sleep(&self) -> Option<Duration> {
-        let is_timed = !self.openings.is_empty()
-            || !self.leaving.is_empty()
-            || self.pumps.iter().any(|(_, pump)| pump.is_closing());
-        is_timed.then(|| Duration::from_millis(SWEEP_MS))
+        let is_timed = self.next_sweep != Millis::MAX;
+        is_timed.then(|| Duration::from_millis(self.next_sweep.saturating_sub(self.now).clamp(1, SWEEP_MS)))
+    }
+
+    /// Something has a deadline.
+    fn sweep_soon(&mut self) {
+        self.next_sweep = self.next_sweep.min(self.now + SWEEP_MS);
     }
 
     fn pump_mut(&mut self, token: Token) -> Option<&mut Pump> {
@@ -190,6 +195,7 @@ impl RelayThread {
         let opened = self.slots.iter().filter(|(key, _)| key.is_opener).map(|(_, slot)| self.token(*slot));
         self.leaving = opened.collect();
         self.leaving_per_sweep = self.leaving.len().div_ceil((CLOSE_CLIENTS_MS / SWEEP_MS) as usize);
+        self.sweep_soon();
         tracing::info!(clients = self.leaving.len(), "relayed clients are disconnected, to connect to other nodes");
     }
 
@@ -214,6 +220,12 @@ impl RelayThread {
         }
     }
 
+    /// Looks again for an owner, soon.
+    fn wait(&mut self, opening: Opening) {
+        self.openings.wait(opening);
+        self.sweep_soon();
+    }
+
     /// Brings a client to the node that has its session.
     fn open(&mut self, opening: Opening) {
         if self.openings.is_full() {
@@ -222,7 +234,7 @@ impl RelayThread {
         let hand_over = &opening.hand_over;
         let (slot, owner) = self.handle.owner(&hand_over.policy, &hand_over.client_id);
         let peer = match owner {
-            Owner::Unknown => return self.openings.wait(opening),
+            Owner::Unknown => return self.wait(opening),
             Owner::Here => return self.serve_here(*opening.hand_over),
             Owner::Peer(peer) => peer,
         };
@@ -232,6 +244,7 @@ impl RelayThread {
                 let key = RelayKey { peer, relay: self.last_relay, is_opener: true };
                 self.send(peer, RelayMessage::Open { relay: key.relay, slot, admission });
                 self.openings.ask(key, opening);
+                self.sweep_soon();
             }
             Err(error) => self.refuse(*opening.hand_over, &error.to_string()),
         }
@@ -254,6 +267,7 @@ impl RelayThread {
         let (endpoint, client_id) = (&*policy.name, log_value(&client_id));
         tracing::info!(endpoint, client_id = &*client_id, why, "session not reached: client refused with 0x88");
         let key = RelayKey { peer: 0, relay: 0, is_opener: true };
+        self.sweep_soon();
         let mut pump = Pump::new(key, stream, layers, Some(guard), 0);
         pump.finish(&refusal_packet(version, AuthRefusal::Unavailable), self.now);
         self.insert(pump, false);
@@ -365,11 +379,12 @@ impl RelayThread {
     fn on_close(&mut self, key: &RelayKey, reason: RelayEnd) {
         if let Some(opening) = self.openings.answered(key) {
             return match reason {
-                RelayEnd::NotOwner => self.openings.wait(opening),
+                RelayEnd::NotOwner => self.wait(opening),
                 RelayEnd::Full => self.refuse(*opening.hand_over, "its node has too many relayed connections"),
                 RelayEnd::Refused | RelayEnd::Ended => self.refuse(*opening.hand_over, "its node cannot serve it"),
             };
         }
+        self.sweep_soon();
         let now = self.now;
         let Some(token) = self.known(key) else { return };
         if let Some(pump) = self.pump_mut(token) {
@@ -399,12 +414,13 @@ impl RelayThread {
         }
         let authenticator = admission.authenticator(Arc::clone(&policy.authenticate), self.now).map_err(refused)?;
         let sent = admission.sent().map_err(refused)?;
+        let certificates = admission.certificates().map_err(refused)?;
         let (ours, theirs) = pair().map_err(|error| {
             tracing::error!(%error, "relayed client refused: no socket pair");
             RelayEnd::Full
         })?;
         let internal = internal_policy(Arc::clone(&policy.endpoint), Arc::new(authenticator));
-        plane.open_relayed(theirs, internal, &admission.client_id, admission.peer);
+        plane.open_relayed(theirs, internal, &admission.client_id, (admission.peer, certificates));
         let mut pump = Pump::new(key, ours, None, None, WINDOW_BYTES);
         pump.push(&sent);
         self.served += 1;
@@ -419,6 +435,7 @@ impl RelayThread {
     fn on_peer_lost(&mut self, peer: u64) {
         self.congested.remove(&peer);
         self.openings.peer_lost(peer);
+        self.sweep_soon();
         let lost: Vec<(RelayKey, u32)> = self.slots.extract_if(|key, _| key.peer == peer).collect();
         for (key, slot) in lost {
             let token = self.token(slot);
@@ -445,13 +462,18 @@ impl RelayThread {
                 self.refuse(*opening.hand_over, "no node has it now");
             }
         }
-        if self.now >= self.swept + SWEEP_MS {
-            self.swept = self.now;
-            self.close_next();
+        self.close_next();
+        let (now, mut is_closing) = (self.now, false);
+        let mut late = Vec::new();
+        for (slot, pump) in self.pumps.iter().filter(|(_, pump)| pump.is_closing()) {
+            is_closing = true;
+            if pump.is_late(now) {
+                late.push(slot);
+            }
         }
-        let now = self.now;
-        let late: Vec<u32> = self.pumps.iter().filter(|(_, pump)| pump.is_late(now)).map(|(slot, _)| slot).collect();
         late.into_iter().for_each(|slot| self.remove(self.token(slot), false));
+        let is_timed = is_closing || !self.openings.is_empty() || !self.leaving.is_empty();
+        self.next_sweep = if is_timed { now + SWEEP_MS } else { Millis::MAX };
     }
 
     fn stop(&mut self) {

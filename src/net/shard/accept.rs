@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use rustls::pki_types::CertificateDer;
+
 use super::handshake::Handshake;
 use super::table::{Connection, ConnectionKey, ConnectionState};
 use super::{SWEEP_MS, Shard, ShardEvent};
@@ -31,6 +33,8 @@ pub(in crate::net) struct AcceptedConnection {
     pub(in crate::net) over_limit: bool,
     /// It comes from this process (a bridge).
     pub(in crate::net) internal: bool,
+    /// Those of a client whose connection another node relays.
+    pub(in crate::net) certificates: Vec<CertificateDer<'static>>,
 }
 
 /// Pending connections that are compared to find one of the source that has the most.
@@ -74,9 +78,22 @@ impl Shard {
         if !self.make_room(&accepted) {
             return accepted.guard.metrics().count_refused(CloseReason::PendingLimit);
         }
-        let AcceptedConnection { stream, peer, policy, guard, pending, sequence, over_limit, internal, .. } = accepted;
+        let AcceptedConnection {
+            stream,
+            peer,
+            policy,
+            guard,
+            pending,
+            sequence,
+            over_limit,
+            internal,
+            certificates,
+            ..
+        } = accepted;
+        let relayed =
+            (!certificates.is_empty()).then(|| Box::new(Layers { relayed: certificates, ..Layers::default() }));
         let layers = match &policy.transport {
-            Transport::Plain => None,
+            Transport::Plain => relayed,
             Transport::Tls(tls) => match Layers::new_tls(&tls.config) {
                 Ok(layers) => Some(Box::new(layers)),
                 Err(error) => {

@@ -465,14 +465,13 @@ impl Shard {
         principal: &Principal,
     ) -> DrainDecision {
         let Some(connection) = self.table.get(key) else { return DrainDecision::Refuse };
-        let tls = connection.layers.as_ref().and_then(|layers| layers.tls.as_ref());
         let facts = ConnectionFacts {
             client_id,
             principal,
             peer: connection.peer,
             version,
             generation: policy.generation,
-            certificates: tls.and_then(|tls| tls.peer_certificates()).unwrap_or_default(),
+            certificates: connection.layers.as_ref().map(|layers| layers.peer_certificates()).unwrap_or_default(),
         };
         self.drain_decision(policy.id, connection.sequence, &facts)
     }

@@ -131,14 +131,13 @@ impl Shard {
 
     fn facts<'a>(&'a self, id: ConnId, connection: &'a Connection) -> Option<ConnectionFacts<'a>> {
         let client = self.core.client(id)?;
-        let tls = connection.layers.as_ref().and_then(|layers| layers.tls.as_ref());
         Some(ConnectionFacts {
             client_id: client.client_id,
             principal: client.principal,
             peer: connection.peer,
             version: client.version,
             generation: connection.generation,
-            certificates: tls.and_then(|tls| tls.peer_certificates()).unwrap_or_default(),
+            certificates: connection.layers.as_ref().map(|layers| layers.peer_certificates()).unwrap_or_default(),
         })
     }
 
