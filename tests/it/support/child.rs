@@ -4,6 +4,8 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::until;
+
 /// A child process. Dropping it kills the process by its id and reaps it.
 pub struct ChildGuard(Child);
 
@@ -17,8 +19,21 @@ impl ChildGuard {
         self.0.id()
     }
 
+    /// Sends a signal. A process that is stopped has stopped with all its threads when this returns: until then it goes on.
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.0), signal).unwrap();
+        if signal == Signal::STOP {
+            until("the process is stopped", String::new, || self.is_stopped());
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        let Ok(threads) = std::fs::read_dir(format!("/proc/{}/task", self.id())) else { return false };
+        threads.flatten().all(|thread| {
+            // The name of a thread, in parentheses, is before its state.
+            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with('T'))
+        })
     }
 
     /// The piped standard input, once.
