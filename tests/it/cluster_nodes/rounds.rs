@@ -95,12 +95,16 @@ impl Load {
         let subscribers = cluster
             .nodes
             .iter()
-            .map(|node| Subscriber::start(node.address, &format!("sub-{round}"), &format!("load/{round}/#")))
+            .map(|node| {
+                Subscriber::start(node.address, &format!("sub-{round}-{}", node.name), &format!("load/{round}/#"))
+            })
             .collect();
         let publishers = cluster
             .nodes
             .iter()
-            .map(|node| Publisher::start(node.address, &format!("pub-{round}"), topics(&node.name, round), PAUSE))
+            .map(|node| {
+                Publisher::start(node.address, &format!("pub-{round}-{}", node.name), topics(&node.name, round), PAUSE)
+            })
             .collect();
         Self { publishers, subscribers }
     }
