@@ -23,7 +23,7 @@ pub struct Args {
     /// One round of short stretches: whether all runs, not how fast.
     #[arg(long)]
     pub quick: bool,
-    /// Peers to measure, of mosquitto, rumqttd, rmqttd, nginx and haproxy; those that are installed where none is named.
+    /// Peers to measure, of mosquitto, rumqttd, rmqttd, nginx, haproxy and nats-server; those that are installed where none is named.
     #[arg(long, value_delimiter = ',')]
     pub peers: Option<Vec<String>>,
     /// Any other broker: `name=command`, with `{port}` and, if it wants an empty directory, `{dir}` in it.
@@ -54,7 +54,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
     /// Writes the tables as Markdown, each between its markers: `<!-- bench:begin -->` and `<!-- bench:end -->`,
-    /// `<!-- listeners:begin -->` and `<!-- listeners:end -->`.
+    /// `<!-- listeners:begin -->` and `<!-- listeners:end -->`, `<!-- cluster:begin -->` and `<!-- cluster:end -->`.
     #[arg(long, value_name = "FILE")]
     pub markdown: Option<PathBuf>,
     /// Lists the rows and ends.
@@ -65,7 +65,7 @@ pub struct Args {
     pub bench: bool,
 }
 
-const PEERS: [&str; 5] = ["mosquitto", "rumqttd", "rmqttd", "nginx", "haproxy"];
+const PEERS: [&str; 6] = ["mosquitto", "rumqttd", "rmqttd", "nginx", "haproxy", "nats-server"];
 
 impl Args {
     /// How many rounds.

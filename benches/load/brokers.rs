@@ -26,6 +26,8 @@ pub enum Kind {
     /// Proxies, beside which changes of listeners are measured.
     Nginx,
     Haproxy,
+    /// NATS's own MQTT; in the rows of a cluster alone.
+    Nats,
     /// A command line with `{port}` (and `{dir}`, an empty directory) in it; plain TCP only.
     Template(String),
 }
@@ -38,6 +40,8 @@ pub struct Spec {
     pub program: PathBuf,
 }
 
+/// Where `tests/setup` puts nats-server, beside the peers.
+const NATS_FOLDER: &str = "test-tools/nats/bin";
 /// How long a broker may take to answer after its start.
 const START_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -56,10 +60,11 @@ impl Spec {
             "rmqttd" => Kind::Rmqttd,
             "nginx" if Path::new(NGINX_STREAM).is_file() => Kind::Nginx,
             "haproxy" => Kind::Haproxy,
+            "nats-server" => Kind::Nats,
             _ => return None,
         };
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let mut folders: Vec<PathBuf> = vec![installed.join("bin")];
+        let mut folders: Vec<PathBuf> = vec![installed.join("bin"), installed.with_file_name(NATS_FOLDER)];
         folders.extend(std::env::split_paths(&path));
         folders.push(PathBuf::from("/usr/sbin"));
         let program = folders.into_iter().map(|folder| folder.join(name)).find(|path| path.is_file())?;
@@ -71,7 +76,7 @@ impl Spec {
         match self.kind {
             Kind::Weir { .. } | Kind::Mosquitto => true,
             Kind::Rumqttd | Kind::Rmqttd | Kind::Template(_) => listener == Listener::Plain,
-            Kind::Nginx | Kind::Haproxy => false,
+            Kind::Nginx | Kind::Haproxy | Kind::Nats => false,
         }
     }
 
@@ -88,7 +93,7 @@ impl Spec {
         };
         let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
         let is_version = |word: &&str| word.starts_with(|c: char| c.is_ascii_digit()) && word.contains('.');
-        text.split([' ', '/', '-', '\n']).find(is_version).unwrap_or("unknown").to_owned()
+        text.split([' ', '/', '-', '\n', 'v']).find(is_version).unwrap_or("unknown").to_owned()
     }
 
     /// Starts it with one listener and waits until that accepts.

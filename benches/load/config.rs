@@ -25,6 +25,7 @@ pub fn describe(kind: &Kind) -> String {
         Kind::Rmqttd => {
             "one tcp listener, anonymous, `max_inflight 65535`, `max_mqueue_len 1000000`, rate unlimited".to_owned()
         }
+        Kind::Nats => "three servers with JetStream and `mqtt`, as in a cluster of Weir".to_owned(),
         Kind::Nginx | Kind::Haproxy => "measured with many listeners alone".to_owned(),
         Kind::Template(command) => format!("`{command}`"),
     }
@@ -55,7 +56,7 @@ pub fn prepare(spec: &Spec, listener: Listener, port: u16, dir: &Path, tls: &Cer
             fs::write(&path, rmqttd_toml(port, free_port()?, free_port()?, dir)).context("rmqtt.toml")?;
             command.arg("-f").arg(path).current_dir(dir);
         }
-        Kind::Nginx | Kind::Haproxy => bail!("{} is no broker", spec.name),
+        Kind::Nginx | Kind::Haproxy | Kind::Nats => bail!("{} is not measured by itself", spec.name),
         Kind::Template(template) => {
             let line = template.replace("{port}", &port.to_string()).replace("{dir}", &dir.display().to_string());
             let mut words = line.split_whitespace();
@@ -78,7 +79,8 @@ pub fn weir_arguments(command: &mut Command, endpoints: &Path, dir: &Path, shard
     Ok(())
 }
 
-fn weir_documents(listener: Listener, port: u16, tls: &Certificates) -> String {
+/// The documents every weir of the bench has.
+pub fn weir_documents(listener: Listener, port: u16, tls: &Certificates) -> String {
     let transport = match listener {
         Listener::Plain => String::new(),
         Listener::WebSocket => "  useWebsocket: true\n  path: /mqtt\n".to_owned(),

@@ -5,13 +5,14 @@
 //!
 //! - [`engine`], [`transport`], [`wire`]: the clients, one epoll thread; [`pacer`]: a second one for steady rates.
 //! - [`ledger`]: what was lost, doubled or out of order; such a run is void.
-//! - [`brokers`], [`config`], [`tls`], [`peers`]: the brokers, alike configured; [`process`]: their CPU and memory.
+//! - [`brokers`], [`config`], [`tls`], [`peers`]: the brokers, alike configured; [`cluster`]: three of them as one; [`process`]: their CPU and memory.
 //! - [`rows`]: the workloads; [`report`], [`stats`]: the table.
 
 #![allow(unreachable_pub)] // a program of its own: `pub` says what a module offers the others
 
 mod args;
 mod brokers;
+mod cluster;
 mod config;
 mod engine;
 mod ledger;
@@ -40,16 +41,17 @@ use crate::tls::Certificates;
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    let (rows, listeners) = (rows::catalogue(), [rows::listeners()]);
+    let (rows, listeners, cluster) = (rows::catalogue(), [rows::listeners()], rows::cluster());
     if args.list {
-        for row in rows.iter().chain(&listeners) {
+        for row in rows.iter().chain(&listeners).chain(&cluster) {
             println!("{:<18} {}", row.id, row.measures[0].title);
         }
         return Ok(());
     }
     let wanted: Vec<&Row> = rows.iter().filter(|row| args.wants(row.id)).collect();
     let listeners: Vec<&Row> = listeners.iter().filter(|row| args.wants(row.id)).collect();
-    ensure!(wanted.len() + listeners.len() > 0, "no row is named or begins so: `--list` shows them");
+    let cluster: Vec<&Row> = cluster.iter().filter(|row| args.wants(row.id)).collect();
+    ensure!(wanted.len() + listeners.len() + cluster.len() > 0, "no row is named or begins so: `--list` shows them");
     let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers");
     if args.install_peers {
         peers::install(&installed)?;
@@ -63,21 +65,7 @@ fn main() -> Result<()> {
         total_window_bytes: 32 * 1024 * 1024,
         certificates: Certificates::make()?,
     };
-    let (proxies, brokers): (Vec<_>, Vec<_>) =
-        specs.into_iter().partition(|spec| matches!(spec.kind, Kind::Nginx | Kind::Haproxy));
-    let mut tables = Vec::new();
-    if !wanted.is_empty() {
-        tables.push(("bench", measure(&args, &settings, wanted, &brokers, Some(&args.reference))?));
-    }
-    if let Some(row) = listeners.first() {
-        let specs: Vec<Spec> = brokers.into_iter().chain(proxies).filter(|spec| (row.applies)(spec)).collect();
-        let mut report = measure(&args, &settings, listeners, &specs, None)?;
-        report.settings.retain(|(name, _)| *name != "flow control");
-        for (broker, spec) in report.brokers.iter_mut().zip(&specs) {
-            broker.configuration = rows::fleet_of(&spec.kind).to_owned();
-        }
-        tables.push(("listeners", report));
-    }
+    let tables = tables(&args, &settings, specs, [wanted, listeners, cluster])?;
     for (_, report) in &tables {
         println!("\n{}", report.table());
     }
@@ -91,6 +79,39 @@ fn main() -> Result<()> {
         tables.iter().try_for_each(|(name, report)| report::write_markdown(path, name, &report.markdown()))?;
     }
     Ok(())
+}
+
+/// A table for each group of rows that has any: those of brokers, of listeners, of clusters.
+fn tables<'a>(
+    args: &Args,
+    settings: &Settings,
+    specs: Vec<Spec>,
+    [wanted, listeners, cluster]: [Vec<&'a Row>; 3],
+) -> Result<Vec<(&'static str, Report<'a>)>> {
+    let clusters: Vec<Spec> = specs.iter().filter(|spec| rows::is_clustered(spec)).cloned().collect();
+    let (others, brokers): (Vec<_>, Vec<_>) =
+        specs.into_iter().partition(|spec| matches!(spec.kind, Kind::Nginx | Kind::Haproxy | Kind::Nats));
+    let mut tables = Vec::new();
+    if !wanted.is_empty() {
+        tables.push(("bench", measure(args, settings, wanted, &brokers, Some(&args.reference))?));
+    }
+    if let Some(row) = listeners.first() {
+        let specs: Vec<Spec> = brokers.into_iter().chain(others).filter(|spec| (row.applies)(spec)).collect();
+        let mut report = measure(args, settings, listeners, &specs, None)?;
+        report.settings.retain(|(name, _)| *name != "flow control");
+        for (broker, spec) in report.brokers.iter_mut().zip(&specs) {
+            broker.configuration = rows::fleet_of(&spec.kind).to_owned();
+        }
+        tables.push(("listeners", report));
+    }
+    if !cluster.is_empty() {
+        let mut report = measure(args, settings, cluster, &clusters, Some("nats-server"))?;
+        for (broker, spec) in report.brokers.iter_mut().zip(&clusters) {
+            broker.configuration = rows::cluster_of(&spec.kind);
+        }
+        tables.push(("cluster", report));
+    }
+    Ok(tables)
 }
 
 /// `reference`: the broker that ratios refer to.

@@ -32,7 +32,7 @@ pub fn run(settings: &Settings, spec: &Spec, qos: u8) -> Result<Outcome> {
     let near = start(spec, settings, far.port, qos)?;
     wait_for_link(near.address(), far.address())?;
     // All pairs together stay within what either broker lets wait for one client, so that nothing has to be dropped.
-    Load { ahead: Some(50), ..Load::new(qos, 64) }.measure(settings, &near, &far)
+    Load { ahead: Some(50), ..Load::new(qos, 64) }.measure(settings, &[&near], &[&far], &[near.pid()])
 }
 
 fn start(spec: &Spec, settings: &Settings, far: u16, qos: u8) -> Result<Running> {
@@ -90,7 +90,8 @@ fn wait_for_link(near: SocketAddr, far: SocketAddr) -> Result<()> {
     bail!("the link does not come up")
 }
 
-fn client(address: SocketAddr, id: &str) -> Result<TcpStream> {
+/// A client that is admitted.
+pub fn client(address: SocketAddr, id: &str) -> Result<TcpStream> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(&wire::connect(Version::V3_1_1, id))?;

@@ -21,14 +21,15 @@ const LOAD: Load = Load { pairs: 50, qos: 0, rate: 10_000 };
 
 /// What an operation costs beyond the traffic, and what it does to the traffic's latency.
 pub fn run(settings: &Settings, spec: &Spec) -> Result<Outcome> {
-    let mut paced = Paced::begin(settings, spec, LOAD)?;
+    let broker = settings.start(spec, Listener::Plain)?;
+    let mut paced = Paced::begin(settings, LOAD, &broker, &broker)?;
     let first = paced.engine.len();
-    let target = settings.target(&paced.broker, Listener::Plain);
+    let target = settings.target(&broker, Listener::Plain);
     paced.engine.connect(&target, Version::V3_1_1, "churn", CHURNERS)?;
     stand(&mut paced.engine, first)?;
     paced.stretch(settings.stretch / 4, Vec::new())?;
 
-    let meter = Meter::start(&paced.broker)?;
+    let meter = Meter::start(&broker)?;
     paced.stretch(settings.stretch, Vec::new())?;
     let quiet = meter.stop()?;
 
@@ -48,7 +49,7 @@ pub fn run(settings: &Settings, spec: &Spec) -> Result<Outcome> {
         write_packet(&sockets[at], &packet)
     };
     let lane = Lane { interval: Duration::from_secs(1) / OPERATIONS_PER_S, send: Box::new(send) };
-    let meter = Meter::start(&paced.broker)?;
+    let meter = Meter::start(&broker)?;
     paced.stretch(settings.stretch, vec![lane])?;
     let churning = meter.stop()?;
 

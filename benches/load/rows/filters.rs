@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 
 use super::{Meter, Outcome, Settings};
 use crate::brokers::{Running, Spec};
-use crate::engine::{Clients, Engine, Handler};
+use crate::engine::{Clients, Engine, Handler, Target};
 use crate::ledger::{Faults, Stream};
 use crate::process::rss_bytes;
 use crate::transport::Listener;
@@ -33,7 +33,8 @@ fn filter(subscriber: usize, index: usize) -> String {
     }
 }
 
-fn subscribe_all(engine: &mut Engine, filters: usize) -> Result<()> {
+/// All of them, by the first connections.
+pub fn subscribe_all(engine: &mut Engine, filters: usize) -> Result<()> {
     let each = filters / SUBSCRIBERS;
     let mut packets = (0..each.div_ceil(PER_SUBSCRIBE)).flat_map(|block| {
         (0..SUBSCRIBERS).map(move |subscriber| {
@@ -47,11 +48,16 @@ fn subscribe_all(engine: &mut Engine, filters: usize) -> Result<()> {
 
 fn begin(settings: &Settings, spec: &Spec) -> Result<(Running, Engine)> {
     let broker = settings.start(spec, Listener::Plain)?;
-    let mut engine = Engine::new()?;
-    let target = settings.target(&broker, Listener::Plain);
-    engine.connect(&target, Version::V3_1_1, "sub", SUBSCRIBERS)?;
-    engine.connect(&target, Version::V3_1_1, "pub", PUBLISHERS)?;
+    let engine = clients(&settings.target(&broker, Listener::Plain))?;
     Ok((broker, engine))
+}
+
+/// Subscribers and publishers, connected.
+pub fn clients(target: &Target) -> Result<Engine> {
+    let mut engine = Engine::new()?;
+    engine.connect(target, Version::V3_1_1, "sub", SUBSCRIBERS)?;
+    engine.connect(target, Version::V3_1_1, "pub", PUBLISHERS)?;
+    Ok(engine)
 }
 
 /// Memory and CPU of `filters` subscriptions.

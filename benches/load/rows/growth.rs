@@ -5,7 +5,8 @@ use anyhow::{Context, Result, bail};
 use super::{Outcome, Settings, fanout, filters, paced, pairs};
 use crate::brokers::{Kind, Spec};
 
-fn value(outcome: &Outcome, key: &str) -> Result<f64> {
+/// A figure of a run.
+pub fn value(outcome: &Outcome, key: &str) -> Result<f64> {
     let found = outcome.values.iter().find(|(name, _)| *name == key).map(|(_, value)| *value);
     found.with_context(|| format!("a run without {key}"))
 }

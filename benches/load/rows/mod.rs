@@ -3,6 +3,7 @@
 mod bridge;
 mod catalogue;
 mod churn;
+mod cluster;
 mod control;
 mod durable;
 mod fanout;
@@ -19,7 +20,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+pub use self::bridge::client;
 pub use self::catalogue::catalogue;
+pub use self::cluster::{applies as is_clustered, describe as cluster_of, rows as cluster};
 pub use self::listeners::fleet::{NGINX_STREAM, describe as fleet_of};
 pub use self::listeners::row as listeners;
 use crate::brokers::{Running, Spec};
@@ -105,10 +108,9 @@ pub struct Row {
     pub run: Run,
 }
 
-/// Broker CPU and wall time of a stretch of work that ends when the broker is at rest again.
+/// CPU time of one or more processes, and wall time, of a stretch of work that ends when they are at rest again.
 pub struct Meter {
-    pid: u32,
-    cpu: CpuReading,
+    cpu: Vec<(u32, CpuReading)>,
     at: std::time::Instant,
 }
 
@@ -124,15 +126,24 @@ const REST: Duration = Duration::from_millis(30);
 
 impl Meter {
     pub fn start(broker: &Running) -> Result<Meter> {
+        Meter::of(&[broker.pid()])
+    }
+
+    /// Of these processes together.
+    pub fn of(pids: &[u32]) -> Result<Meter> {
         std::thread::sleep(REST);
-        let pid = broker.pid();
-        Ok(Meter { pid, cpu: CpuReading::sample(pid)?, at: std::time::Instant::now() })
+        let cpu = pids.iter().map(|&pid| Ok((pid, CpuReading::sample(pid)?))).collect::<Result<_>>()?;
+        Ok(Meter { cpu, at: std::time::Instant::now() })
     }
 
     pub fn stop(self) -> Result<Cost> {
         let wall_s = self.at.elapsed().as_secs_f64();
         std::thread::sleep(REST);
-        Ok(Cost { cpu_s: CpuReading::sample(self.pid)?.since(&self.cpu), wall_s })
+        let mut cpu_s = 0.0;
+        for (pid, before) in &self.cpu {
+            cpu_s += CpuReading::sample(*pid)?.since(before);
+        }
+        Ok(Cost { cpu_s, wall_s })
     }
 }
 

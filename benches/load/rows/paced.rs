@@ -27,10 +27,16 @@ pub struct Load {
 
 /// The two figures of a paced row.
 pub fn run(settings: &Settings, spec: &Spec, load: Load) -> Result<Outcome> {
-    let mut paced = Paced::begin(settings, spec, load)?;
+    let broker = settings.start(spec, Listener::Plain)?;
+    measure(settings, load, &broker, &broker)
+}
+
+/// One stretch of `near`, where the publishers are.
+pub fn measure(settings: &Settings, load: Load, near: &Running, far: &Running) -> Result<Outcome> {
+    let mut paced = Paced::begin(settings, load, near, far)?;
     paced.stretch(settings.stretch / 4, Vec::new())?;
     paced.latencies_ns.clear();
-    let meter = Meter::start(&paced.broker)?;
+    let meter = Meter::start(near)?;
     // Percentiles want more samples than a saturated stretch gives.
     let sent = paced.stretch(settings.stretch * 2, Vec::new())?;
     let cost = meter.stop()?;
@@ -39,9 +45,8 @@ pub fn run(settings: &Settings, spec: &Spec, load: Load) -> Result<Outcome> {
     Ok(Outcome { values, faults: paced.faults, ..Outcome::default() })
 }
 
-/// A broker with paced pairs on it: connections 0..n subscribe, n..2n publish.
+/// Paced pairs: connections 0..n subscribe, n..2n publish.
 pub struct Paced {
-    pub broker: Running,
     pub engine: Engine,
     pub faults: Faults,
     pub latencies_ns: Vec<u64>,
@@ -58,12 +63,11 @@ struct Publisher {
 }
 
 impl Paced {
-    pub fn begin(settings: &Settings, spec: &Spec, load: Load) -> Result<Paced> {
-        let broker = settings.start(spec, Listener::Plain)?;
-        let target = settings.target(&broker, Listener::Plain);
+    /// Publishers at `near`, subscribers at `far`.
+    pub fn begin(settings: &Settings, load: Load, near: &Running, far: &Running) -> Result<Paced> {
         let mut engine = Engine::new()?;
-        engine.connect(&target, Version::V3_1_1, "sub", load.pairs)?;
-        engine.connect(&target, Version::V3_1_1, "pub", load.pairs)?;
+        engine.connect(&settings.target(far, Listener::Plain), Version::V3_1_1, "sub", load.pairs)?;
+        engine.connect(&settings.target(near, Listener::Plain), Version::V3_1_1, "pub", load.pairs)?;
         let packets = (0..load.pairs).map(|pair| (pair, wire::subscribe(Version::V3_1_1, 1, &[topic(pair)], load.qos)));
         engine.acknowledged(Version::V3_1_1, &mut packets.into_iter())?;
         let publisher = |pair| -> Result<Publisher> {
@@ -72,7 +76,6 @@ impl Paced {
         };
         let publishers = (0..load.pairs).map(publisher).collect::<Result<Vec<_>>>()?;
         Ok(Paced {
-            broker,
             engine,
             faults: Faults::default(),
             latencies_ns: Vec::new(),

@@ -38,21 +38,27 @@ impl Load {
     /// Starts the broker and measures one stretch.
     pub fn run(&self, settings: &Settings, spec: &Spec) -> Result<Outcome> {
         let broker = settings.start(spec, self.listener)?;
-        self.measure(settings, &broker, &broker)
+        self.measure(settings, &[&broker], &[&broker], &[broker.pid()])
     }
 
-    /// Measures one stretch of `broker`; the subscribers are at `far`.
-    pub fn measure(&self, settings: &Settings, broker: &Running, far: &Running) -> Result<Outcome> {
+    /// Measures one stretch of the processes `pids`. Publishers and subscribers are spread over `near` and `far`, which have
+    /// the same length: the subscribers of the publishers of one are at the other with its index.
+    pub fn measure(&self, settings: &Settings, near: &[&Running], far: &[&Running], pids: &[u32]) -> Result<Outcome> {
         let mut engine = Engine::new()?;
-        engine.connect(&settings.target(far, self.listener), self.version, "sub", self.pairs)?;
-        engine.connect(&settings.target(broker, self.listener), self.version, "pub", self.pairs)?;
+        for (kind, brokers) in [("sub", far), ("pub", near)] {
+            for (at, broker) in brokers.iter().enumerate() {
+                let count = (at + 1) * self.pairs / brokers.len() - at * self.pairs / brokers.len();
+                let target = settings.target(broker, self.listener);
+                engine.connect(&target, self.version, &format!("{kind}-{at}"), count)?;
+            }
+        }
         let packets = (0..self.pairs).map(|pair| (pair, wire::subscribe(self.version, 1, &[topic(pair)], self.qos)));
         engine.acknowledged(self.version, &mut packets.into_iter())?;
 
         let mut traffic = Traffic::new(*self, settings);
         traffic.publish_for(&mut engine, settings.stretch / 4)?;
         let before = traffic.delivered();
-        let meter = Meter::start(broker)?;
+        let meter = Meter::of(pids)?;
         traffic.publish_for(&mut engine, settings.stretch)?;
         let cost = meter.stop()?;
         Ok(Outcome {
