@@ -87,8 +87,8 @@ fn an_evacuated_node_sends_its_clients_elsewhere_and_serves_again_when_its_name_
         text.contains("n1 is in, not ready") && text.contains("the cluster document evacuates this node"),
         "{text}"
     );
-    let metrics = n1.weir.http("/metrics");
-    assert!(metrics.contains("weir_cluster_disconnects_total{reason=\"evacuated\"} 2"), "{metrics}");
+    let counted = "weir_cluster_disconnects_total{reason=\"evacuated\"} 2";
+    n1.weir.until("both are counted", || n1.weir.http("/metrics").contains(counted));
     // Clients of the other node are served.
     publish_all(&mut n2.client(Version::V5, "publisher"), &[Message::new("t/1", "1", 1)]);
     assert_eq!(number(&collect(&mut stays, 1)[0]), 1);
