@@ -23,7 +23,7 @@ enum Message {
     WillPublished(u32, String, u64),
     SnapshotEnd,
     Publish(Publish),
-    GroupPublish(String, String, Publish, bool),
+    GroupPublish(String, String, Publish),
 }
 
 #[derive(Debug)]
@@ -70,8 +70,8 @@ impl Message {
             }
             PeerMessage::SnapshotEnd => Self::SnapshotEnd,
             PeerMessage::Publish(publish) => Self::Publish(Publish::of(publish)),
-            PeerMessage::GroupPublish { group, filter, publish, returned } => {
-                Self::GroupPublish((*group).to_owned(), (*filter).to_owned(), Publish::of(publish), *returned)
+            PeerMessage::GroupPublish { group, filter, publish } => {
+                Self::GroupPublish((*group).to_owned(), (*filter).to_owned(), Publish::of(publish))
             }
         }
     }
@@ -100,8 +100,8 @@ impl Message {
             }
             Self::SnapshotEnd => PeerMessage::SnapshotEnd,
             Self::Publish(publish) => PeerMessage::Publish(publish.borrow()),
-            Self::GroupPublish(group, filter, publish, returned) => {
-                PeerMessage::GroupPublish { group, filter, publish: publish.borrow(), returned: *returned }
+            Self::GroupPublish(group, filter, publish) => {
+                PeerMessage::GroupPublish { group, filter, publish: publish.borrow() }
             }
         }
     }

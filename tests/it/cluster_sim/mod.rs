@@ -21,6 +21,17 @@ fn run(seed: u64, fault: Option<Fault>) -> Result<(), (String, Vec<String>)> {
     world.run().map_err(|error| (error, std::mem::take(&mut world.log)))
 }
 
+/// Seeds in which defects were found.
+const FOUND: [u64; 2] = [1670, 4097];
+
+#[test]
+fn seeds_that_found_defects_hold() {
+    for seed in FOUND {
+        let _running = Running(seed);
+        run(seed, None).unwrap_or_else(|(error, _)| panic!("seed {seed}: {error}"));
+    }
+}
+
 #[test]
 fn clusters_with_faults_keep_what_they_acknowledge() {
     for_seeds(12, |seed| {

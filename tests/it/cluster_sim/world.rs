@@ -44,8 +44,8 @@ pub struct World {
     incarnations: u64,
     troubles: Troubles,
     numbers: BTreeMap<(usize, String), u64>,
-    /// Wills that were due, by their place in the history.
-    wills: Vec<usize>,
+    /// Wills that were due, by their place in the history, and whether each must come.
+    wills: Vec<(usize, bool)>,
     pub log: Vec<String>,
 }
 
@@ -122,13 +122,13 @@ impl World {
             }
         }
         self.quiesce()?;
-        self.wills.iter().for_each(|will| {
+        self.wills.iter().for_each(|(will, must_come)| {
             let will = &mut self.history.published[*will];
             // A keeper that fails as well may publish it, and the next one too, or neither.
             let (from, to) = (will.at.saturating_sub(KEEPERS_MS), will.at + KEEPERS_MS);
             let others = self.hosts.iter().filter(|host| host.number != will.host);
             will.is_repeated = others.into_iter().any(|host| !host.was_in(from, to));
-            will.acked_at = (!will.is_repeated).then_some(u64::MAX - 1);
+            will.acked_at = (*must_come && !will.is_repeated).then_some(u64::MAX - 1);
         });
         self.history.check(&self.clients, &self.hosts, &self.engine)?;
         self.check_retained()
@@ -315,8 +315,11 @@ impl World {
         if let (Some(link), Some(process)) = (client.link, &mut host.process)
             && process.node.is_closed(link)
         {
-            client.disconnected();
+            self.will_is_due(number, false);
+            self.clients[number].disconnected();
         }
+        let client = &mut self.clients[number];
+        let host = &mut self.hosts[client.host];
         if client.link.is_none() {
             if host.is_ready(self.now) && self.rng.one_in(10) {
                 self.find_owner(number);
@@ -344,23 +347,9 @@ impl World {
     }
 
     fn lose_connection(&mut self, number: usize) {
+        let Some(link) = self.clients[number].link else { return };
+        self.will_is_due(number, true);
         let client = &mut self.clients[number];
-        let Some(link) = client.link else { return };
-        if client.role == Role::Testator {
-            self.wills.push(self.history.published.len());
-            self.history.published.push(Published {
-                publisher: number,
-                host: client.host,
-                session: 0,
-                topic: format!("t/{}", client.name),
-                payload: format!("{}:{}", client.name, client.wills),
-                qos: 1,
-                is_retained: false,
-                at: self.now,
-                acked_at: None,
-                is_repeated: false,
-            });
-        }
         client.disconnected();
         let host = client.host;
         if let Some(process) = &mut self.hosts[host].process {

@@ -7,7 +7,7 @@ use super::peers::{Peer, Taken};
 use super::wills::KeptWills;
 use super::{Gateway, Outside, PeerMessage, PeerPublish, RetainedEntry, RetainedPublisher};
 use crate::ids::{DedupKey, Millis, NamespaceId, Origin, PeerSlot, ShardId};
-use crate::links::link::{ForwardedPublish, LinkMessage, RANK_DIRECT, Route};
+use crate::links::link::{ForwardedPublish, LinkMessage, RANK_DIRECT, RANK_OWNER, Route};
 use crate::placement::{home_shard, owner_shard};
 use crate::shard_set::ShardSet;
 use crate::values::group::GroupKey;
@@ -184,8 +184,8 @@ impl Gateway {
             PeerMessage::SnapshotEnd => (peer.is_known, peer.behind) = (true, peer.applied),
             PeerMessage::LogApplied { sequence } => peer.applied = peer.applied.max(*sequence),
             PeerMessage::Publish(publish) => self.publish(from, publish, now),
-            PeerMessage::GroupPublish { group, filter, publish, returned } => {
-                self.publish_to_group(from, (group, filter), publish, *returned, now);
+            PeerMessage::GroupPublish { group, filter, publish } => {
+                self.publish_to_group(from, (group, filter), publish, now);
             }
         }
     }
@@ -323,7 +323,6 @@ impl Gateway {
         from: PeerSlot,
         (group, filter): (&str, &str),
         publish: &PeerPublish<'_>,
-        returned: bool,
         now: Millis,
     ) {
         let Some(key) = self.group_key(from, publish.namespace, group, filter) else { return };
@@ -334,7 +333,7 @@ impl Gateway {
         let message = Message::new(packet.topic, &packet, expires_at(publish.expires_in, now));
         let owner = owner_shard(&key.names(), self.shards);
         let group = Arc::new(key);
-        self.links.push(owner, LinkMessage::GroupPublish { group, message, peer: from, may_return: !returned });
+        self.links.push(owner, LinkMessage::GroupPublish { group, message });
         if packet.qos > QoS::AtMostOnce {
             let wait = self.links.request_stored(owner, RANK_DIRECT);
             if let Some(peer) = self.peers.get_mut(from) {
@@ -400,6 +399,8 @@ impl Gateway {
         let message = (entry.packet, entry.version, expires_at(entry.expires_in, now), publisher);
         self.forward(owner, (namespace, Route::ViaOwner { after }, origin), message, is_of_peer);
         self.links.request_ack(owner);
+        // A member of a shared group that it goes to may be on another node.
+        let number = number.map(|number| (number, self.links.request_stored(owner, RANK_OWNER)));
         self.log.hand(sequence, number, owner, self.links.position(owner));
     }
 }

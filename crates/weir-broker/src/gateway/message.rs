@@ -29,8 +29,8 @@ pub enum PeerMessage<'a> {
     SnapshotEnd,
     /// A message for all subscribers of the receiver, but for its shared groups.
     Publish(PeerPublish<'a>),
-    /// A message for one member of a shared group. `returned`: another node could not deliver it.
-    GroupPublish { group: &'a str, filter: &'a str, publish: PeerPublish<'a>, returned: bool },
+    /// A message for one member of a shared group.
+    GroupPublish { group: &'a str, filter: &'a str, publish: PeerPublish<'a> },
 }
 
 /// A PUBLISH between nodes.

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::ids::{ConnId, DedupKey, Millis, NamespaceId, NodeId, Origin, PeerSlot, SessionRef, ShardId};
+use crate::ids::{ConnId, DedupKey, Millis, NamespaceId, NodeId, Origin, SessionRef, ShardId};
 use crate::placement::Slots;
 use crate::values::delivery::Delivery;
 use crate::values::group::{GroupKey, GroupMember, Readiness};
@@ -156,18 +156,10 @@ pub(crate) enum LinkMessage {
         members: u32,
         ready: u32,
     },
-    /// From the gateway: a peer's message for a member on this node. `may_return`: another node may have it instead.
+    /// From the gateway: a peer's message for a member on this node.
     GroupPublish {
         group: Arc<GroupKey>,
         message: Message,
-        peer: PeerSlot,
-        may_return: bool,
-    },
-    /// To the gateway: the answer where no member on this node is ready.
-    GroupReturn {
-        group: Arc<GroupKey>,
-        message: Message,
-        peer: PeerSlot,
     },
     /// To the gateway: a client has connected.
     ClientConnected {

@@ -23,8 +23,6 @@ const WILL_PUBLISHED: u64 = 16;
 
 const CLEAN_START: u8 = 1;
 
-const RETURNED: u8 = 1;
-
 const HAS_WILL: u8 = 1;
 
 /// A frame of a stream.
@@ -180,8 +178,9 @@ fn write_body(message: &PeerMessage<'_>, out: &mut impl Sink) {
             out.varint(*stamp);
         }
         PeerMessage::Publish(publish) => write_publish(publish, out),
-        PeerMessage::GroupPublish { group, filter, publish, returned } => {
-            out.byte(u8::from(*returned) * RETURNED);
+        PeerMessage::GroupPublish { group, filter, publish } => {
+            // Flags: none is defined.
+            out.byte(0);
             out.bytes(group.as_bytes());
             out.bytes(filter.as_bytes());
             write_publish(publish, out);
@@ -260,9 +259,9 @@ fn read_body<'a>(kind: u64, body: &mut Reader<'a>) -> Result<PeerMessage<'a>, Fi
     Ok(match kind {
         PUBLISH => PeerMessage::Publish(read_publish(body)?),
         GROUP_PUBLISH => {
-            let returned = body.byte("flags")? & RETURNED != 0;
+            body.byte("flags")?;
             let (group, filter) = (body.text("group")?, body.text("filter")?);
-            PeerMessage::GroupPublish { group, filter, publish: read_publish(body)?, returned }
+            PeerMessage::GroupPublish { group, filter, publish: read_publish(body)? }
         }
         NAMESPACE => PeerMessage::Namespace { id: body.u32("namespace")?, name: body.text("name")? },
         ADD_INTEREST => PeerMessage::AddInterest { namespace: body.u32("namespace")?, filter: body.text("filter")? },

@@ -44,7 +44,7 @@ impl Parts {
             }
             9 => PeerMessage::WillsEnd,
             10 => PeerMessage::WillPublished { namespace, client_id: group, stamp: rng.any() },
-            _ => PeerMessage::GroupPublish { group, filter, publish: self.publish(rng), returned: rng.one_in(2) },
+            _ => PeerMessage::GroupPublish { group, filter, publish: self.publish(rng) },
         }
     }
 
@@ -407,7 +407,7 @@ fn version_1_is_read_and_written_as_these_bytes() {
         expires_in: Some(4999),
         packet: b"\x30\x03\0\x01t",
     };
-    let group_publish = PeerMessage::GroupPublish { group: "g", filter: "t/#", publish, returned: true };
+    let group_publish = PeerMessage::GroupPublish { group: "g", filter: "t/#", publish };
     let no_expiry = PeerPublish { expires_in: None, version: ProtocolVersion::V3_1_1, ..publish };
     let frames = [
         (PeerMessage::Namespace { id: 1, name: "tenant" }, GOLDEN[0]),
@@ -508,7 +508,7 @@ const GOLDEN: [&str; 10] = [
     "040a01016703742f23c80102",
     "0500",
     "060aac020400053003000174",
-    "071201016703742f23ac02058827053003000174",
+    "071200016703742f23ac02058827053003000174",
     "0140030021c7449e080706050403020118171615141312110200000009000000000001000000000070110100000000000c00\
      0000000000000b000000000000000500",
     "013e8910f301026e310209888e98a8c0e08081010302ac020401010501010605302e312e3007146d7174743a2f2f31302e30\
