@@ -1,5 +1,6 @@
 //! The cluster, its clients, and what goes wrong.
 
+mod checks;
 mod troubles;
 
 use std::collections::BTreeMap;
@@ -69,9 +70,12 @@ impl World {
             Role::Member,
             Role::Member,
             Role::Testator,
+            Role::Twin,
+            Role::Twin,
         ]);
         let clients = roles.enumerate().map(|(number, role)| {
             let name = format!("{role:?}{number}x{}", rng.below(1000)).replace(['(', ')'], "");
+            let name = if role == Role::Twin { "twin".to_owned() } else { name };
             Client::new(role, name, rng.below(nodes))
         });
         let clients = clients.collect();
@@ -122,6 +126,7 @@ impl World {
             }
         }
         self.quiesce()?;
+        self.check_twins()?;
         self.wills.iter().for_each(|(will, must_come)| {
             let will = &mut self.history.published[*will];
             // A keeper that fails as well may publish it, and the next one too, or neither.
@@ -163,7 +168,7 @@ impl World {
 
     /// A client that waits for an answer, or for its connection.
     fn waits(&self) -> Option<String> {
-        let late = |client: &&Client| !client.is_connected || !client.open.is_empty();
+        let late = |client: &&Client| client.role != Role::Twin && (!client.is_connected || !client.open.is_empty());
         let client = self.clients.iter().find(late)?;
         let open: Vec<String> =
             client.open.values().map(|open| format!("{:?} since {}", open.packet, open.since)).collect();
@@ -188,25 +193,6 @@ impl World {
             self.turn(number, acts)?;
         }
         self.check_one_owner()
-    }
-
-    /// No two nodes serve one slot.
-    fn check_one_owner(&mut self) -> Result<(), String> {
-        let now = self.now;
-        let mut served: BTreeMap<u16, usize> = BTreeMap::new();
-        for host in self.hosts.iter_mut().filter(|host| host.runs(now)) {
-            let Some(process) = &mut host.process else { continue };
-            if !process.is_in(now) {
-                continue;
-            }
-            let view = process.node.gateway().slot_view();
-            for slot in (0..view.per_class * 2).filter(|slot| view.owner(*slot) == SlotOwner::Here) {
-                if let Some(other) = served.insert(slot, host.number) {
-                    return Err(format!("n{} and n{other} serve slot {slot}", host.number));
-                }
-            }
-        }
-        Ok(())
     }
 
     /// A node takes what has come, works, and sends.
@@ -321,6 +307,9 @@ impl World {
         let client = &mut self.clients[number];
         let host = &mut self.hosts[client.host];
         if client.link.is_none() {
+            if client.role == Role::Twin && self.now >= TROUBLE_MS {
+                return Ok(());
+            }
             if host.is_ready(self.now) && self.rng.one_in(10) {
                 self.find_owner(number);
             }
@@ -391,7 +380,7 @@ impl World {
     }
 
     fn connected(&mut self, number: usize, is_present: bool) {
-        if !is_present && self.clients[number].role != Role::Testator {
+        if !is_present && !self.clients[number].is_clean() {
             self.clients[number].session_lost();
         }
         self.clients[number].is_connected = true;

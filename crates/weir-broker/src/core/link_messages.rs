@@ -130,9 +130,12 @@ impl Core {
             LinkMessage::Slots { number, per_class, owned, releasing } => {
                 self.set_slots(number, (per_class, owned, releasing), now);
             }
+            LinkMessage::ListClients { peer, key, from } => self.list_clients(peer, key, from),
+            LinkMessage::Stamp(stamp) => self.stamp = self.stamp.max(stamp),
             // The gateway alone is sent these.
             LinkMessage::GroupState { .. }
             | LinkMessage::ClientConnected { .. }
+            | LinkMessage::Clients(_)
             | LinkMessage::ClientWill { .. }
             | LinkMessage::SlotsApplied { .. } => {
                 self.observe.count_error(Site::ShardOfBatch);

@@ -8,7 +8,7 @@ use super::wills::KeptWills;
 use super::{Gateway, Outside, PeerMessage, PeerPublish, RetainedEntry, RetainedPublisher};
 use crate::ids::{DedupKey, Millis, NamespaceId, Origin, PeerSlot, ShardId};
 use crate::links::link::{ForwardedPublish, LinkMessage, RANK_DIRECT, RANK_OWNER, Route};
-use crate::placement::{home_shard, owner_shard};
+use crate::placement::owner_shard;
 use crate::shard_set::ShardSet;
 use crate::values::group::GroupKey;
 use crate::values::message::Message;
@@ -46,7 +46,7 @@ impl Gateway {
         self.send_published_wills(slot, incarnation, outside);
         let sequence = self.log.applied();
         self.push(slot, &PeerMessage::LogApplied { sequence }, outside);
-        self.push_interest(slot, &PeerMessage::SnapshotEnd, outside);
+        self.push_interest(slot, &PeerMessage::SnapshotEnd { stamp: self.stamp }, outside);
     }
 
     /// A peer is out: nothing is sent to it, and nothing waits for it.
@@ -165,6 +165,7 @@ impl Gateway {
             }
             PeerMessage::ClientConnected { namespace, client_id, stamp, clean_start } => {
                 let wins_ties = peer.incarnation > self.incarnation;
+                self.stamp = self.stamp.max(*stamp);
                 if let Some(namespace) = self.peer_namespace(from, *namespace) {
                     self.drop_delayed_will(namespace, client_id, *stamp);
                     self.on_client_elsewhere(namespace, client_id, (*stamp, wins_ties, *clean_start));
@@ -181,7 +182,10 @@ impl Gateway {
                     self.on_will_published(namespace, client_id, *stamp);
                 }
             }
-            PeerMessage::SnapshotEnd => (peer.is_known, peer.behind) = (true, peer.applied),
+            PeerMessage::SnapshotEnd { stamp } => {
+                (peer.is_known, peer.behind) = (true, peer.applied);
+                self.learn_stamp(*stamp);
+            }
             PeerMessage::LogApplied { sequence } => peer.applied = peer.applied.max(*sequence),
             PeerMessage::Publish(publish) => self.publish(from, publish, now),
             PeerMessage::GroupPublish { group, filter, publish } => {
@@ -243,19 +247,6 @@ impl Gateway {
             self.links.define_namespace(shard, namespace, self.routing.name(namespace));
             self.links.push(shard, message(namespace));
         }
-    }
-
-    /// A client has connected to a peer: its home shard here ends an older connection.
-    fn on_client_elsewhere(
-        &mut self,
-        namespace: NamespaceId,
-        client_id: &str,
-        (stamp, wins_ties, clean_start): (u64, bool, bool),
-    ) {
-        let home = home_shard(self.routing.name(namespace), client_id, self.shards);
-        self.links.define_namespace(home, namespace, self.routing.name(namespace));
-        let client_id = client_id.into();
-        self.links.push(home, LinkMessage::ClientElsewhere { namespace, client_id, stamp, wins_ties, clean_start });
     }
 
     /// A peer's message for the subscribers of this node.

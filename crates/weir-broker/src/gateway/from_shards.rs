@@ -91,6 +91,7 @@ impl Gateway {
             LinkMessage::ClientConnected { namespace, client_id, stamp, clean_start } => {
                 let Some(namespace) = self.shard_namespace(from, namespace) else { return };
                 self.drop_delayed_will(namespace, &client_id, stamp);
+                self.stamp = self.stamp.max(stamp);
                 for peer in self.peers.slots() {
                     self.define_namespace(peer, namespace, outside);
                     let (namespace, client_id) = (namespace.0, &*client_id);
@@ -98,6 +99,7 @@ impl Gateway {
                     self.push(peer, &message, outside);
                 }
             }
+            LinkMessage::Clients(page) => self.on_clients(from, page, outside),
             LinkMessage::ClientWill { namespace, client_id, stamp, will } => {
                 let Some(namespace) = self.shard_namespace(from, namespace) else { return };
                 self.on_client_will((namespace, client_id), stamp, will, outside);

@@ -25,8 +25,9 @@ pub enum PeerMessage<'a> {
     WillPublished { namespace: u32, client_id: &'a str, stamp: u64 },
     /// The sender has applied the log of retained messages up to this sequence.
     LogApplied { sequence: u64 },
-    /// Everything that the sender had interest in when the link came up has been sent.
-    SnapshotEnd,
+    /// Everything that the sender had interest in when the link came up has been sent. `stamp`: the newest of a connection that it
+    /// knows of.
+    SnapshotEnd { stamp: u64 },
     /// A message for all subscribers of the receiver, but for its shared groups.
     Publish(PeerPublish<'a>),
     /// A message for one member of a shared group.

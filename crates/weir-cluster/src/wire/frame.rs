@@ -126,7 +126,7 @@ const fn kind(message: &PeerMessage<'_>) -> u64 {
         PeerMessage::AddInterest { .. } => ADD_INTEREST,
         PeerMessage::RemoveInterest { .. } => REMOVE_INTEREST,
         PeerMessage::Group { .. } => GROUP,
-        PeerMessage::SnapshotEnd => SNAPSHOT_END,
+        PeerMessage::SnapshotEnd { .. } => SNAPSHOT_END,
         PeerMessage::Publish(_) => PUBLISH,
         PeerMessage::GroupPublish { .. } => GROUP_PUBLISH,
         PeerMessage::LogApplied { .. } => LOG_APPLIED,
@@ -155,7 +155,8 @@ fn write_body(message: &PeerMessage<'_>, out: &mut impl Sink) {
             out.varint(u64::from(*members));
             out.varint(u64::from(*ready));
         }
-        PeerMessage::SnapshotEnd | PeerMessage::WillsEnd => {}
+        PeerMessage::SnapshotEnd { stamp } => out.varint(*stamp),
+        PeerMessage::WillsEnd => {}
         PeerMessage::LogApplied { sequence } => out.varint(*sequence),
         PeerMessage::ClientConnected { namespace, client_id, stamp, clean_start } => {
             out.byte(u8::from(*clean_start) * CLEAN_START);
@@ -275,7 +276,11 @@ fn read_body<'a>(kind: u64, body: &mut Reader<'a>) -> Result<PeerMessage<'a>, Fi
             members: body.u32("members")?,
             ready: body.u32("ready")?,
         },
-        SNAPSHOT_END => PeerMessage::SnapshotEnd,
+        SNAPSHOT_END => {
+            // Nodes before the field sent none.
+            let stamp = if body.is_empty() { 0 } else { body.varint("stamp")? };
+            PeerMessage::SnapshotEnd { stamp }
+        }
         CLIENT_CONNECTED => {
             let clean_start = body.byte("flags")? & CLEAN_START != 0;
             let (namespace, client_id) = (body.u32("namespace")?, body.text("client id")?);

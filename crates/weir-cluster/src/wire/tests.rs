@@ -31,7 +31,7 @@ impl Parts {
             1 => PeerMessage::AddInterest { namespace, filter },
             2 => PeerMessage::RemoveInterest { namespace, filter },
             3 => PeerMessage::Group { namespace, group, filter, members: rng.any() as u32, ready: rng.any() as u32 },
-            4 => PeerMessage::SnapshotEnd,
+            4 => PeerMessage::SnapshotEnd { stamp: rng.any() },
             5 => PeerMessage::Publish(self.publish(rng)),
             6 => PeerMessage::LogApplied { sequence: rng.any() },
             7 => {
@@ -414,7 +414,7 @@ fn version_1_is_read_and_written_as_these_bytes() {
         (PeerMessage::AddInterest { namespace: 1, filter: "a/+" }, GOLDEN[1]),
         (PeerMessage::RemoveInterest { namespace: 1, filter: "a/+" }, GOLDEN[2]),
         (PeerMessage::Group { namespace: 1, group: "g", filter: "t/#", members: 200, ready: 2 }, GOLDEN[3]),
-        (PeerMessage::SnapshotEnd, GOLDEN[4]),
+        (PeerMessage::SnapshotEnd { stamp: 200 }, GOLDEN[4]),
         (PeerMessage::Publish(no_expiry), GOLDEN[5]),
         (group_publish, GOLDEN[6]),
         (PeerMessage::LogApplied { sequence: 300 }, "0802ac02"),
@@ -506,7 +506,7 @@ const GOLDEN: [&str; 10] = [
     "02050103612f2b",
     "03050103612f2b",
     "040a01016703742f23c80102",
-    "0500",
+    "0502c801",
     "060aac020400053003000174",
     "071200016703742f23ac02058827053003000174",
     "0140030021c7449e080706050403020118171615141312110200000009000000000001000000000070110100000000000c00\
