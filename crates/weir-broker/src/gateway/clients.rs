@@ -6,9 +6,9 @@ use crate::links::link::{ClientsPage, LinkMessage};
 use crate::placement::home_shard;
 
 impl Gateway {
-    /// A peer has come back that may have accepted clients meanwhile: it is told of the clients that are connected here. Where both
-    /// have a connection of one client identifier, one of the two nodes ends its own.
-    pub fn announce_clients(&mut self, slot: PeerSlot) {
+    /// A peer that is in may have accepted clients before: it is told of the clients that are connected here. Where both have a
+    /// connection of one client identifier, one of the two nodes ends its own.
+    pub(super) fn announce_clients(&mut self, slot: PeerSlot) {
         let Some(peer) = self.peers.get(slot) else { return };
         let key = peer.key;
         for shard in (0..self.shards).map(ShardId) {

@@ -47,6 +47,7 @@ impl Gateway {
         let sequence = self.log.applied();
         self.push(slot, &PeerMessage::LogApplied { sequence }, outside);
         self.push_interest(slot, &PeerMessage::SnapshotEnd { stamp: self.stamp }, outside);
+        self.announce_clients(slot);
     }
 
     /// A peer is out: nothing is sent to it, and nothing waits for it.

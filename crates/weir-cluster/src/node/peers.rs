@@ -170,7 +170,6 @@ impl PeerLinks {
         gateway.add_peer(slot, incarnation, generation, ends);
         gateway.reset_peer(slot, theirs);
         gateway.confirm_peer(slot);
-        gateway.announce_clients(slot);
     }
 
     /// An envelope of a peer. One of a node that is no member yet is sent again.
