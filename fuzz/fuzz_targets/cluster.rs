@@ -52,7 +52,7 @@ fn link(mut bytes: &[u8]) {
             link.acknowledge(link.taken(), link.taken(), now);
         }
         if flags & 16 != 0 {
-            link.push(&PeerMessage::SnapshotEnd);
+            link.push(&PeerMessage::SnapshotEnd { stamp: 0 });
         }
         if flags & 32 != 0 {
             link.reset(now);

@@ -21,7 +21,7 @@ use super::policy::ListenerPolicy;
 use super::relay::{RelayConfig, RelayEvent, RelayHandle, RelayMessage, RelayThread};
 use super::shard::{self, AcceptedConnection, Control, DurableStore, HandOver, ShardContext, ShardEvent};
 use super::socket::{BoundSocket, ListenerStatus, SocketKey, SocketOptions, SocketPool};
-use super::stats::{AllEndpointMetrics, EndpointStats};
+use super::stats::{AllEndpointMetrics, ConnectionGuard, EndpointStats, PendingGuard};
 use super::stream::Stream;
 use super::threads::{TaskThread, Threads};
 use super::tls_handshakes::TlsHandshakes;
@@ -412,7 +412,8 @@ impl DataPlane {
     /// Passes one end of a socket pair to a shard, as a connection from this process. The shard serves it like an
     /// accepted connection; its client id may be a reserved one.
     pub(super) fn open_internal(&self, end: Socket, policy: Arc<ListenerPolicy>, client_id: &str) {
-        self.open_relayed(end, policy, client_id, (None, Vec::new()));
+        let guards = self.inner.endpoint_metrics.get_or_create(policy.endpoint.id).open();
+        self.open_pair(end, policy, client_id, guards, (None, Vec::new()));
     }
 
     /// The same, for a client of another node, which has connected from `peer`, with these certificates.
@@ -421,9 +422,20 @@ impl DataPlane {
         end: Socket,
         policy: Arc<ListenerPolicy>,
         client_id: &str,
+        from: (Option<SocketAddr>, Vec<CertificateDer<'static>>),
+    ) {
+        let guards = self.inner.endpoint_metrics.get_or_create(policy.endpoint.id).open_relayed();
+        self.open_pair(end, policy, client_id, guards, from);
+    }
+
+    fn open_pair(
+        &self,
+        end: Socket,
+        policy: Arc<ListenerPolicy>,
+        client_id: &str,
+        (guard, pending): (ConnectionGuard, PendingGuard),
         (peer, certificates): (Option<SocketAddr>, Vec<CertificateDer<'static>>),
     ) {
-        let (guard, pending) = self.inner.endpoint_metrics.get_or_create(policy.endpoint.id).open();
         let sequence = self.inner.sequence.fetch_add(1, Ordering::AcqRel) + 1;
         for shard in &self.inner.shards {
             shard.send(ShardEvent::Control(Control::RegisterPolicy { policy: Arc::clone(&policy.endpoint) }));

@@ -176,6 +176,11 @@ impl EndpointMetrics {
         self.guards(false)
     }
 
+    /// Counts a connection whose socket another node of the cluster has, where its limits apply and it is counted.
+    pub(super) fn open_relayed(self: &Arc<Self>) -> (ConnectionGuard, PendingGuard) {
+        self.guards(false)
+    }
+
     fn guards(self: &Arc<Self>, counted: bool) -> (ConnectionGuard, PendingGuard) {
         self.pending.fetch_add(1, Ordering::AcqRel);
         self.node.fetch_add(1, Ordering::AcqRel);
@@ -185,10 +190,6 @@ impl EndpointMetrics {
 
     pub(super) fn count_refused(&self, reason: CloseReason) {
         self.refused.counter(reason).fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn count_admitted(&self) {
-        self.admitted.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Publishes the counters of one shard.
@@ -237,6 +238,12 @@ pub(super) struct ConnectionGuard {
 impl ConnectionGuard {
     pub(super) fn metrics(&self) -> &Arc<EndpointMetrics> {
         &self.metrics
+    }
+
+    pub(super) fn count_admitted(&self) {
+        if self.counted {
+            self.metrics.admitted.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Counts the connection under its address; `false`: `max` connections from there are open already.

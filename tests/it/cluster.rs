@@ -21,9 +21,9 @@ enum Message {
     Will(u32, String, u64, Option<Vec<u8>>),
     WillsEnd,
     WillPublished(u32, String, u64),
-    SnapshotEnd,
+    SnapshotEnd(u64),
     Publish(Publish),
-    GroupPublish(String, String, Publish, bool),
+    GroupPublish(String, String, Publish),
 }
 
 #[derive(Debug)]
@@ -68,10 +68,10 @@ impl Message {
             PeerMessage::WillPublished { namespace, client_id, stamp } => {
                 Self::WillPublished(*namespace, (*client_id).to_owned(), *stamp)
             }
-            PeerMessage::SnapshotEnd => Self::SnapshotEnd,
+            PeerMessage::SnapshotEnd { stamp } => Self::SnapshotEnd(*stamp),
             PeerMessage::Publish(publish) => Self::Publish(Publish::of(publish)),
-            PeerMessage::GroupPublish { group, filter, publish, returned } => {
-                Self::GroupPublish((*group).to_owned(), (*filter).to_owned(), Publish::of(publish), *returned)
+            PeerMessage::GroupPublish { group, filter, publish } => {
+                Self::GroupPublish((*group).to_owned(), (*filter).to_owned(), Publish::of(publish))
             }
         }
     }
@@ -98,10 +98,10 @@ impl Message {
             Self::WillPublished(namespace, client_id, stamp) => {
                 PeerMessage::WillPublished { namespace: *namespace, client_id, stamp: *stamp }
             }
-            Self::SnapshotEnd => PeerMessage::SnapshotEnd,
+            Self::SnapshotEnd(stamp) => PeerMessage::SnapshotEnd { stamp: *stamp },
             Self::Publish(publish) => PeerMessage::Publish(publish.borrow()),
-            Self::GroupPublish(group, filter, publish, returned) => {
-                PeerMessage::GroupPublish { group, filter, publish: publish.borrow(), returned: *returned }
+            Self::GroupPublish(group, filter, publish) => {
+                PeerMessage::GroupPublish { group, filter, publish: publish.borrow() }
             }
         }
     }

@@ -69,6 +69,8 @@ pub(crate) const LINK_HIGH_BYTES: u64 = 8 << 20;
 pub(crate) const GATEWAY_INCOMING_BYTES: u64 = 4 << 20;
 /// Bytes of the wills of one node that another node keeps.
 pub(crate) const KEPT_WILLS_BYTES: usize = 16 << 20;
+/// Clients that a shard lists at once for a peer that has come back.
+pub(crate) const CLIENTS_PAGE: usize = 1024;
 /// Members of a shared group that a peer counts as at most, when a member is chosen over all nodes.
 pub(crate) const PEER_MEMBERS_MAX: u32 = 64;
 /// Bytes of records that are not on disk yet, of one shard, above which publishers that make more pause.

@@ -1,6 +1,7 @@
 //! What travels with a client to the node that has its session: as whom it was admitted, and its CONNECT.
 //!
-//! It is JSON, once for each connection: fields can be added, and a node of another version reads what it knows.
+//! It is JSON, once for each connection, with a version. Fields can be added within a version: a node that does not know them
+//! ignores them. A field that must not be ignored needs a new version, which a node that does not know it refuses.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -14,10 +15,20 @@ use crate::auth::{ClaimedRules, RelayedAuth};
 use crate::net::shard::HandOver;
 use weir_broker::{Authorize, Millis, Principal};
 
+/// The version that this build writes, and reads.
+const VERSION: u32 = 1;
+
+/// What every version has.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
 /// The text form. Bytes are in base64.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Admission {
+    version: u32,
     pub(super) endpoint: String,
     pub(super) client_id: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -47,6 +58,8 @@ pub(super) struct Admission {
 /// Why an admission cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AdmissionError {
+    #[error("the admission has version {0}, and this node knows version {VERSION}: upgrade this node")]
+    Version(u32),
     #[error("the admission is not of a form that this version knows: {0}")]
     Form(#[from] serde_json::Error),
     #[error("bytes of the admission are not base64: {0}")]
@@ -72,6 +85,7 @@ impl Admission {
             }
         };
         Ok(serde_json::to_vec(&Self {
+            version: VERSION,
             endpoint: hand_over.policy.name.to_string(),
             client_id: hand_over.client_id.to_string(),
             peer: hand_over.peer,
@@ -88,6 +102,10 @@ impl Admission {
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, AdmissionError> {
+        let Versioned { version } = serde_json::from_slice(bytes)?;
+        if version != VERSION {
+            return Err(AdmissionError::Version(version));
+        }
         Ok(serde_json::from_slice(bytes)?)
     }
 

@@ -21,6 +21,8 @@ const SLACK_BYTES: usize = 1 << 20;
 /// How long the last bytes for a socket may take, and then its close, milliseconds.
 const CLOSING_MS: Millis = 30_000;
 const LINGER_MS: Millis = 2_000;
+/// How long the peer may take to take the last bytes of a client that has closed its connection, milliseconds.
+const HUNG_UP_MS: Millis = 5_000;
 
 /// The name of a connection on a link: the opener's number, and which end this node has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -72,6 +74,8 @@ pub(super) struct Pump {
     unread: bool,
     watches_writable: bool,
     phase: Phase,
+    /// The other end of the socket has closed it. What it sent before goes to the peer by this time.
+    hung_up_until: Option<Millis>,
 }
 
 impl Pump {
@@ -93,6 +97,7 @@ impl Pump {
             unread: true,
             watches_writable: false,
             phase: Phase::Open,
+            hung_up_until: None,
         }
     }
 
@@ -122,13 +127,27 @@ impl Pump {
     /// Whether its time to close is over.
     pub(super) fn is_late(&self, now: Millis) -> bool {
         match self.phase {
-            Phase::Open => false,
+            Phase::Open => self.hung_up_until.is_some_and(|deadline| deadline <= now),
             Phase::Flushing { deadline } | Phase::Lingering { deadline } => deadline <= now,
         }
     }
 
     pub(super) fn is_closing(&self) -> bool {
         self.phase != Phase::Open
+    }
+
+    /// Whether [`Pump::is_late`] may become true.
+    pub(super) fn has_deadline(&self) -> bool {
+        self.is_closing() || self.hung_up_until.is_some()
+    }
+
+    /// The other end of the socket has closed it: without credit, nothing is read that would tell. Returns whether this is news.
+    pub(super) fn set_hung_up(&mut self, now: Millis) -> bool {
+        let is_news = self.phase == Phase::Open && self.hung_up_until.is_none();
+        if is_news {
+            self.hung_up_until = Some(now + HUNG_UP_MS);
+        }
+        is_news
     }
 
     /// The socket may hold bytes.

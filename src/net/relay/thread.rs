@@ -137,10 +137,15 @@ impl RelayThread {
         drop(plane);
         self.handle.mailbox.take_all(mail);
         mail.drain(..).for_each(|event| self.on_event(event));
+        let now = self.now;
         for event in events.iter().filter(|event| event.token() != WAKER) {
             if let Some(pump) = self.pump_mut(event.token()) {
                 pump.set_unread();
+                let has_hung_up = (event.is_read_closed() || event.is_error()) && pump.set_hung_up(now);
                 self.ready.push(event.token());
+                if has_hung_up {
+                    self.sweep_soon();
+                }
             }
         }
         for token in std::mem::take(&mut self.ready) {
@@ -359,7 +364,7 @@ impl RelayThread {
                 let key = key(relay, from_opener);
                 if let Some(opening) = self.openings.answered(&key) {
                     let HandOver { stream, layers, guard, .. } = *opening.hand_over;
-                    guard.metrics().count_admitted();
+                    guard.count_admitted();
                     self.insert(Pump::new(key, stream, layers, Some(guard), 0), true);
                 }
                 let Some(token) = self.known(&key) else { return };
@@ -463,16 +468,16 @@ impl RelayThread {
             }
         }
         self.close_next();
-        let (now, mut is_closing) = (self.now, false);
+        let (now, mut has_deadlines) = (self.now, false);
         let mut late = Vec::new();
-        for (slot, pump) in self.pumps.iter().filter(|(_, pump)| pump.is_closing()) {
-            is_closing = true;
+        for (slot, pump) in self.pumps.iter().filter(|(_, pump)| pump.has_deadline()) {
+            has_deadlines = true;
             if pump.is_late(now) {
-                late.push(slot);
+                late.push((slot, !pump.is_closing()));
             }
         }
-        late.into_iter().for_each(|slot| self.remove(self.token(slot), false));
-        let is_timed = is_closing || !self.openings.is_empty() || !self.leaving.is_empty();
+        late.into_iter().for_each(|(slot, tell_peer)| self.remove(self.token(slot), tell_peer));
+        let is_timed = has_deadlines || !self.openings.is_empty() || !self.leaving.is_empty();
         self.next_sweep = if is_timed { now + SWEEP_MS } else { Millis::MAX };
     }
 

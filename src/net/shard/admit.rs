@@ -440,7 +440,7 @@ impl Shard {
             return;
         };
         connection.enhanced = outcome.enhanced;
-        connection.guard.metrics().count_admitted();
+        connection.guard.count_admitted();
         if let ConnectionState::Pending(handshake) = std::mem::replace(&mut connection.state, ConnectionState::Open(id))
         {
             let position = handshake.position;

@@ -1,7 +1,7 @@
 //! The seeded simulation of whole clusters: real cores and real nodes of a cluster over a model of the engine, with clients.
 //! Links lose, repeat, reorder and are cut; nodes pause and crash; streams have elections and lose answers. The history of
 //! the clients is checked: acknowledged is delivered, QoS 2 once, order, one member, retained messages converge, a node that
-//! is out acknowledges nothing, and all is answered soon after the faults have ended.
+//! is out acknowledges nothing, a client identifier has one connection, and all is answered soon after the faults have ended.
 //!
 //! A failing run prints its seed; for the variables see [`crate::broker_sim`].
 

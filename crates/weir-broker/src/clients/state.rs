@@ -149,6 +149,12 @@ impl Clients {
         self.connections.generation(slot)
     }
 
+    /// Connections from a slot on, in the order of their slots.
+    pub(crate) fn connections_from(&self, from: ConnectionSlot) -> impl Iterator<Item = (ConnectionSlot, &Connection)> {
+        let slots = (from.0..self.connections.slots() as u32).map(ConnectionSlot);
+        slots.filter_map(|slot| Some((slot, self.connections.get(slot)?)))
+    }
+
     pub(crate) fn connections(&self) -> impl Iterator<Item = (ConnectionSlot, &Connection)> {
         self.connections.iter()
     }

@@ -1,12 +1,14 @@
 //! Client identifiers over nodes: a client that connects to one node is disconnected from the others [MQTT-3.1.4-3].
 //!
 //! Each connection has a stamp of a logical clock (Lamport's): a node that has heard of a connection gives its next one a
-//! higher stamp. Of two connections that did not know of each other, the higher incarnation of the node decides, so that
-//! every node keeps the same one.
+//! higher stamp. Of two connections that did not know of each other, the higher stamp decides, and then the higher incarnation of
+//! the node, so that every node keeps the same one. Nodes that could not reach each other tell each other of their connections
+//! when they can.
 
 use crate::Core;
-use crate::ids::{ConnectionSlot, Millis, NamespaceId};
-use crate::links::link::LinkMessage;
+use crate::ids::{ConnectionSlot, Millis, NamespaceId, PeerSlot};
+use crate::limits::CLIENTS_PAGE;
+use crate::links::link::{ClientsPage, LinkMessage};
 use crate::observe::events::{CoreEventDetail, CoreEventKind};
 use crate::placement::OF_NODE_PREFIX;
 use weir_mqtt::ReasonCode;
@@ -26,6 +28,27 @@ impl Core {
         self.define_namespace(gateway, namespace);
         let client_id = client_id.into();
         self.links.push(gateway, LinkMessage::ClientConnected { namespace, client_id, stamp, clean_start });
+    }
+
+    /// Lists clients that are connected here from `from` on, for a peer.
+    pub(crate) fn list_clients(&mut self, peer: PeerSlot, key: u64, from: ConnectionSlot) {
+        let Some(gateway) = self.gateway else { return };
+        let (mut clients, mut next) = (Vec::new(), None);
+        for (slot, connection) in self.clients.connections_from(from) {
+            if clients.len() == CLIENTS_PAGE {
+                next = Some(slot);
+                break;
+            }
+            let Some(session) = self.clients.session(connection.session) else { continue };
+            let serves = session.connection == Some(slot) && !session.ending;
+            if serves && !session.client_id.starts_with(OF_NODE_PREFIX) {
+                clients.push((session.namespace, session.client_id.clone(), connection.stamp));
+            }
+        }
+        for (namespace, ..) in &clients {
+            self.define_namespace(gateway, *namespace);
+        }
+        self.links.push(gateway, LinkMessage::Clients(Box::new(ClientsPage { peer, key, clients, next })));
     }
 
     /// A client has connected to another node. `wins_ties`: that node's connection is kept where neither is newer.

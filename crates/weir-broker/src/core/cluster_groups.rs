@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::delivery::publish_context::PublishContext;
-use crate::ids::{GroupId, Millis, Origin, PeerSlot, SessionId};
+use crate::ids::{Millis, Origin, SessionId};
 use crate::links::link::LinkMessage;
 use crate::routing::shared_groups::MemberId;
 use crate::values::group::GroupKey;
@@ -50,34 +50,18 @@ impl Core {
         }
     }
 
-    /// A peer's message for one member on this node; another node has it where none is ready and it `may_return`.
-    pub(crate) fn on_peer_group_publish(
-        &mut self,
-        key: &Arc<GroupKey>,
-        message: Message,
-        peer: PeerSlot,
-        may_return: bool,
-        now: Millis,
-    ) {
-        let Some(gateway) = self.gateway else { return };
-        let id = self.routing.group_id(key);
-        if may_return && !id.is_some_and(|id| self.has_ready_member(id)) {
-            let (group, message) = (Arc::clone(key), message.unrecorded());
-            return self.links.push(gateway, LinkMessage::GroupReturn { group, message, peer });
-        }
+    /// A peer's message for one member on this node. It stays here where none is ready, as with a member that is no longer ready
+    /// just after it was given a message: the peer has acknowledged it. Only where no member is here, one of another node has it.
+    pub(crate) fn on_peer_group_publish(&mut self, key: &Arc<GroupKey>, message: &Message, now: Millis) {
         if message.is_expired(now) {
             return;
         }
-        let Some(id) = id else { return self.count_dropped(EndpointId::RESTORED, Dropped::NoMember, 1) };
+        let Some(id) = self.routing.group_id(key) else {
+            return self.count_dropped(EndpointId::RESTORED, Dropped::NoMember, 1);
+        };
         let publish = message.as_publish();
-        let mut context = PublishContext::of_message(&message, &publish, Origin::BROKER);
+        let mut context = PublishContext::of_message(message, &publish, Origin::BROKER);
         context.is_of_peer = true;
         self.assign(id, &mut context, true, now);
-    }
-
-    fn has_ready_member(&self, id: GroupId) -> bool {
-        let (here, Some(gateway), clients) = (self.config.shard, self.gateway, &self.clients) else { return false };
-        let readiness = |session| clients.member_readiness(session);
-        self.routing.count_members(id, here, gateway, readiness).1 > 0
     }
 }

@@ -49,7 +49,7 @@ impl Core {
     /// Opens the gates, and resumes the publishers, that waited for epochs that are settled now.
     pub(crate) fn settle_epochs(&mut self) {
         let journal = &self.journal;
-        self.links.settle_storage(|batch| journal.is_stored(batch));
+        self.links.settle_storage(|_, batch| journal.is_stored(batch));
         self.drain_outbox();
         let links = &self.links;
         let Some(settled) = self.journal.settle(self.now, |wait| links.has_stored(wait)) else { return };

@@ -47,7 +47,8 @@ impl Core {
                 self.on_ranked_message(&mut batch, from, message, now);
                 self.links.spend(self.work.saturating_sub(before));
             }
-            if !self.links.end_batch(from, batch, self.journal.unstored()) {
+            let unstored = self.journal.unstored();
+            if !self.links.end_batch(from, batch, |_| unstored) {
                 return;
             }
         }
@@ -109,9 +110,7 @@ impl Core {
                 self.on_assigned(session, &message, delivery, (origin, dedup_key), may_return, now);
             }
             LinkMessage::Return { group, message, dedup_key } => self.on_returned(&group, &message, dedup_key, now),
-            LinkMessage::GroupPublish { group, message, peer, may_return } => {
-                self.on_peer_group_publish(&group, message, peer, may_return, now);
-            }
+            LinkMessage::GroupPublish { group, message } => self.on_peer_group_publish(&group, &message, now),
             LinkMessage::ClientElsewhere { namespace, client_id, stamp, wins_ties, clean_start } => {
                 let namespace = self.namespace_of(from, namespace);
                 self.on_client_elsewhere(namespace, &client_id, (stamp, wins_ties, clean_start), now);
@@ -131,10 +130,12 @@ impl Core {
             LinkMessage::Slots { number, per_class, owned, releasing } => {
                 self.set_slots(number, (per_class, owned, releasing), now);
             }
+            LinkMessage::ListClients { peer, key, from } => self.list_clients(peer, key, from),
+            LinkMessage::Stamp(stamp) => self.stamp = self.stamp.max(stamp),
             // The gateway alone is sent these.
             LinkMessage::GroupState { .. }
-            | LinkMessage::GroupReturn { .. }
             | LinkMessage::ClientConnected { .. }
+            | LinkMessage::Clients(_)
             | LinkMessage::ClientWill { .. }
             | LinkMessage::SlotsApplied { .. } => {
                 self.observe.count_error(Site::ShardOfBatch);

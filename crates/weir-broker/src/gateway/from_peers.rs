@@ -7,8 +7,8 @@ use super::peers::{Peer, Taken};
 use super::wills::KeptWills;
 use super::{Gateway, Outside, PeerMessage, PeerPublish, RetainedEntry, RetainedPublisher};
 use crate::ids::{DedupKey, Millis, NamespaceId, Origin, PeerSlot, ShardId};
-use crate::links::link::{ForwardedPublish, LinkMessage, RANK_DIRECT, Route};
-use crate::placement::{home_shard, owner_shard};
+use crate::links::link::{ForwardedPublish, LinkMessage, RANK_DIRECT, RANK_OWNER, Route};
+use crate::placement::owner_shard;
 use crate::shard_set::ShardSet;
 use crate::values::group::GroupKey;
 use crate::values::message::Message;
@@ -46,7 +46,8 @@ impl Gateway {
         self.send_published_wills(slot, incarnation, outside);
         let sequence = self.log.applied();
         self.push(slot, &PeerMessage::LogApplied { sequence }, outside);
-        self.push_interest(slot, &PeerMessage::SnapshotEnd, outside);
+        self.push_interest(slot, &PeerMessage::SnapshotEnd { stamp: self.stamp }, outside);
+        self.announce_clients(slot);
     }
 
     /// A peer is out: nothing is sent to it, and nothing waits for it.
@@ -165,6 +166,7 @@ impl Gateway {
             }
             PeerMessage::ClientConnected { namespace, client_id, stamp, clean_start } => {
                 let wins_ties = peer.incarnation > self.incarnation;
+                self.stamp = self.stamp.max(*stamp);
                 if let Some(namespace) = self.peer_namespace(from, *namespace) {
                     self.drop_delayed_will(namespace, client_id, *stamp);
                     self.on_client_elsewhere(namespace, client_id, (*stamp, wins_ties, *clean_start));
@@ -181,11 +183,14 @@ impl Gateway {
                     self.on_will_published(namespace, client_id, *stamp);
                 }
             }
-            PeerMessage::SnapshotEnd => (peer.is_known, peer.behind) = (true, peer.applied),
+            PeerMessage::SnapshotEnd { stamp } => {
+                (peer.is_known, peer.behind) = (true, peer.applied);
+                self.learn_stamp(*stamp);
+            }
             PeerMessage::LogApplied { sequence } => peer.applied = peer.applied.max(*sequence),
             PeerMessage::Publish(publish) => self.publish(from, publish, now),
-            PeerMessage::GroupPublish { group, filter, publish, returned } => {
-                self.publish_to_group(from, (group, filter), publish, *returned, now);
+            PeerMessage::GroupPublish { group, filter, publish } => {
+                self.publish_to_group(from, (group, filter), publish, now);
             }
         }
     }
@@ -243,19 +248,6 @@ impl Gateway {
             self.links.define_namespace(shard, namespace, self.routing.name(namespace));
             self.links.push(shard, message(namespace));
         }
-    }
-
-    /// A client has connected to a peer: its home shard here ends an older connection.
-    fn on_client_elsewhere(
-        &mut self,
-        namespace: NamespaceId,
-        client_id: &str,
-        (stamp, wins_ties, clean_start): (u64, bool, bool),
-    ) {
-        let home = home_shard(self.routing.name(namespace), client_id, self.shards);
-        self.links.define_namespace(home, namespace, self.routing.name(namespace));
-        let client_id = client_id.into();
-        self.links.push(home, LinkMessage::ClientElsewhere { namespace, client_id, stamp, wins_ties, clean_start });
     }
 
     /// A peer's message for the subscribers of this node.
@@ -323,7 +315,6 @@ impl Gateway {
         from: PeerSlot,
         (group, filter): (&str, &str),
         publish: &PeerPublish<'_>,
-        returned: bool,
         now: Millis,
     ) {
         let Some(key) = self.group_key(from, publish.namespace, group, filter) else { return };
@@ -334,7 +325,7 @@ impl Gateway {
         let message = Message::new(packet.topic, &packet, expires_at(publish.expires_in, now));
         let owner = owner_shard(&key.names(), self.shards);
         let group = Arc::new(key);
-        self.links.push(owner, LinkMessage::GroupPublish { group, message, peer: from, may_return: !returned });
+        self.links.push(owner, LinkMessage::GroupPublish { group, message });
         if packet.qos > QoS::AtMostOnce {
             let wait = self.links.request_stored(owner, RANK_DIRECT);
             if let Some(peer) = self.peers.get_mut(from) {
@@ -400,6 +391,8 @@ impl Gateway {
         let message = (entry.packet, entry.version, expires_at(entry.expires_in, now), publisher);
         self.forward(owner, (namespace, Route::ViaOwner { after }, origin), message, is_of_peer);
         self.links.request_ack(owner);
+        // A member of a shared group that it goes to may be on another node.
+        let number = number.map(|number| (number, self.links.request_stored(owner, RANK_OWNER)));
         self.log.hand(sequence, number, owner, self.links.position(owner));
     }
 }

@@ -7,7 +7,7 @@ use super::waits::Wait;
 use super::{Gateway, Outside, PeerMessage, PeerPublish, Positions, RetainedEntry, RetainedPublisher, is_of_node};
 use crate::delivery::publish_context::PublishContext;
 use crate::ids::{Millis, NamespaceId, Origin, PeerSlot, SessionRef, ShardId};
-use crate::links::link::{ForwardedPublish, LinkMessage, Route};
+use crate::links::link::{ForwardedPublish, LinkMessage, RANK_ASSIGN, RANK_DIRECT, RANK_OWNER, Route};
 use crate::placement::owner_shard;
 use crate::values::group::GroupKey;
 use crate::values::message::Message;
@@ -85,12 +85,13 @@ impl Gateway {
             LinkMessage::GroupState { group, members, ready } => {
                 self.on_group_state((from, position), &group, members, ready, outside);
             }
-            LinkMessage::Assign { session, message, delivery, was_returned, .. } => {
-                self.assign((session, delivery.group.as_ref()), &message, was_returned, outside, now);
+            LinkMessage::Assign { session, message, delivery, .. } => {
+                self.assign((session, delivery.group.as_ref()), &message, outside, now);
             }
             LinkMessage::ClientConnected { namespace, client_id, stamp, clean_start } => {
                 let Some(namespace) = self.shard_namespace(from, namespace) else { return };
                 self.drop_delayed_will(namespace, &client_id, stamp);
+                self.stamp = self.stamp.max(stamp);
                 for peer in self.peers.slots() {
                     self.define_namespace(peer, namespace, outside);
                     let (namespace, client_id) = (namespace.0, &*client_id);
@@ -98,19 +99,12 @@ impl Gateway {
                     self.push(peer, &message, outside);
                 }
             }
+            LinkMessage::Clients(page) => self.on_clients(from, page, outside),
             LinkMessage::ClientWill { namespace, client_id, stamp, will } => {
                 let Some(namespace) = self.shard_namespace(from, namespace) else { return };
                 self.on_client_will((namespace, client_id), stamp, will, outside);
             }
             LinkMessage::SlotsApplied { number, occupied } => self.slots.on_applied(from, number, occupied),
-            LinkMessage::GroupReturn { group, message, peer } => {
-                if self.peers.get(peer).is_some() {
-                    self.send_to_group(peer, &group, &message, true, outside, now);
-                } else {
-                    // Its node is out: a member here has it, ready or not.
-                    self.links.push(from, LinkMessage::GroupPublish { group, message, peer, may_return: false });
-                }
-            }
             // A publisher on another node is held back by its own node's links. The others concern shards with a store.
             _ => {}
         }
@@ -186,9 +180,9 @@ impl Gateway {
     }
 
     /// The epoch waits until a peer has stored what it was sent last.
-    fn wait_for_peer(&mut self, slot: PeerSlot) {
+    fn wait_for_peer(&mut self, slot: PeerSlot, rank: usize) {
         if let Some(peer) = self.peers.get(slot) {
-            self.epochs.wait_for(Wait::Stored { peer: slot, key: peer.key, number: peer.sent });
+            self.epochs.wait_for(rank, Wait::Stored { peer: slot, key: peer.key, number: peer.sent });
         }
     }
 
@@ -210,7 +204,7 @@ impl Gateway {
             let message = PeerPublish { namespace: namespace.0, version: publish.version, expires_in, packet };
             self.push(peer, &PeerMessage::Publish(message), outside);
             if qos > QoS::AtMostOnce {
-                self.wait_for_peer(peer);
+                self.wait_for_peer(peer, RANK_DIRECT);
             }
         }
     }
@@ -247,7 +241,7 @@ impl Gateway {
             packet,
         };
         outside.append(&entry);
-        self.epochs.wait_for(Wait::Entry(number));
+        self.epochs.wait_for(RANK_OWNER, Wait::Entry(number));
     }
 
     /// A message for a peer's member of a shared group.
@@ -255,7 +249,6 @@ impl Gateway {
         &mut self,
         (session, group): (SessionRef, Option<&Arc<GroupKey>>),
         message: &Message,
-        was_returned: bool,
         outside: &mut impl Outside,
         now: Millis,
     ) {
@@ -266,9 +259,9 @@ impl Gateway {
             let owner = owner_shard(&group.names(), self.shards);
             return self.links.push(owner, LinkMessage::Return { group, message, dedup_key: None });
         };
-        self.send_to_group(peer, &group, message, was_returned, outside, now);
+        self.send_to_group(peer, &group, message, outside, now);
         if message.qos > QoS::AtMostOnce {
-            self.wait_for_peer(peer);
+            self.wait_for_peer(peer, RANK_ASSIGN);
         }
     }
 
@@ -277,7 +270,6 @@ impl Gateway {
         peer: PeerSlot,
         group: &GroupKey,
         message: &Message,
-        returned: bool,
         outside: &mut impl Outside,
         now: Millis,
     ) {
@@ -290,6 +282,6 @@ impl Gateway {
         let expires_in = expires_in(message.expires_at, now);
         let publish = PeerPublish { namespace: namespace.0, version, expires_in, packet: &packet };
         let (group, filter) = (&*group.group, &*group.filter);
-        self.push(peer, &PeerMessage::GroupPublish { group, filter, publish, returned }, outside);
+        self.push(peer, &PeerMessage::GroupPublish { group, filter, publish }, outside);
     }
 }

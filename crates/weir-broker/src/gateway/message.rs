@@ -25,12 +25,13 @@ pub enum PeerMessage<'a> {
     WillPublished { namespace: u32, client_id: &'a str, stamp: u64 },
     /// The sender has applied the log of retained messages up to this sequence.
     LogApplied { sequence: u64 },
-    /// Everything that the sender had interest in when the link came up has been sent.
-    SnapshotEnd,
+    /// Everything that the sender had interest in when the link came up has been sent. `stamp`: the newest of a connection that it
+    /// knows of.
+    SnapshotEnd { stamp: u64 },
     /// A message for all subscribers of the receiver, but for its shared groups.
     Publish(PeerPublish<'a>),
-    /// A message for one member of a shared group. `returned`: another node could not deliver it.
-    GroupPublish { group: &'a str, filter: &'a str, publish: PeerPublish<'a>, returned: bool },
+    /// A message for one member of a shared group.
+    GroupPublish { group: &'a str, filter: &'a str, publish: PeerPublish<'a> },
 }
 
 /// A PUBLISH between nodes.

@@ -5,6 +5,7 @@
 //! [`PeerMessage`]s over node links, which lose and reorder nothing. A message of a peer enters the node as one of a shard.
 //! So order, flow control, durability and acknowledgements are those that exist between shards.
 
+mod clients;
 mod from_peers;
 mod from_shards;
 mod groups;
@@ -76,6 +77,8 @@ pub struct Gateway {
     wills: Wills,
     /// The key that was given to a peer last.
     last_key: u64,
+    /// The newest stamp of a connection that this node knows of.
+    stamp: u64,
     /// Messages that contradict what this node knows.
     errors: u64,
 }
@@ -103,6 +106,7 @@ impl Gateway {
             slots: SlotReports::new(shards),
             wills: Wills::default(),
             last_key: 0,
+            stamp: 0,
             errors: 0,
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::ids::{Origin, ShardId};
+use crate::links::link::StorageWait;
 
 /// An entry of this node that has not come back in the log's order.
 #[derive(Debug)]
@@ -16,8 +17,8 @@ pub(super) struct OwnEntry {
 #[derive(Debug)]
 struct Applying {
     sequence: u64,
-    /// Its number, where it is this node's.
-    number: Option<u64>,
+    /// Where it is this node's: its number, and when what it causes is stored.
+    number: Option<(u64, StorageWait)>,
     owner: ShardId,
     position: u64,
 }
@@ -38,8 +39,8 @@ pub(super) struct RetainedLog {
     /// Up to which sequence entries were handed to the shards, and these have processed them.
     handed: u64,
     applied: u64,
-    /// This node's entries that it has applied, and peers may not have.
-    applied_here: VecDeque<(u64, u64)>,
+    /// This node's entries that it has applied, and peers may not have, or not what they cause; with sequence and number.
+    applied_here: VecDeque<(u64, u64, StorageWait)>,
 }
 
 impl RetainedLog {
@@ -105,7 +106,7 @@ impl RetainedLog {
     }
 
     /// An entry was handed to its topic's owner, whose link has come to `position`.
-    pub(super) fn hand(&mut self, sequence: u64, number: Option<u64>, owner: ShardId, position: u64) {
+    pub(super) fn hand(&mut self, sequence: u64, number: Option<(u64, StorageWait)>, owner: ShardId, position: u64) {
         self.handed = sequence;
         self.applying.push_back(Applying { sequence, number, owner, position });
         self.drop_missed();
@@ -130,8 +131,9 @@ impl RetainedLog {
         let before = self.applied;
         while let Some(first) = self.applying.front().filter(|first| is_settled(first.owner, first.position)) {
             self.applied = first.sequence;
-            self.applied_here.extend(first.number.map(|number| (first.sequence, number)));
-            self.applying.pop_front();
+            let first = self.applying.pop_front();
+            self.applied_here
+                .extend(first.and_then(|first| first.number.map(|(number, wait)| (first.sequence, number, wait))));
         }
         if self.applying.is_empty() {
             self.applied = self.applied.max(self.handed);
@@ -139,10 +141,12 @@ impl RetainedLog {
         (self.applied > before).then_some(self.applied)
     }
 
-    /// All peers have applied the log up to `sequence`. Returns up to which number this node's entries are settled by that,
+    /// All peers have applied the log up to `sequence`; `is_stored`: whether shards have stored what an entry causes. Returns up to which number this node's entries are settled by that,
     /// where there is news.
-    pub(super) fn settle(&mut self, sequence: u64) -> Option<u64> {
-        while let Some(&(_, number)) = self.applied_here.front().filter(|(at, _)| *at <= sequence) {
+    pub(super) fn settle(&mut self, sequence: u64, is_stored: impl Fn(&StorageWait) -> bool) -> Option<u64> {
+        while let Some(&(_, number, _)) =
+            self.applied_here.front().filter(|(at, _, wait)| *at <= sequence && is_stored(wait))
+        {
             self.unsettled.remove(&number);
             self.applied_here.pop_front();
         }

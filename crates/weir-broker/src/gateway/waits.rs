@@ -6,7 +6,7 @@ use super::peers::Peers;
 use super::retained_log::RetainedLog;
 use super::{Gateway, Outside};
 use crate::ids::{PeerSlot, ShardId};
-use crate::links::link::{BarrierId, LinkMessage};
+use crate::links::link::{BarrierId, LinkMessage, RANK_ASSIGN};
 
 /// Something that has to happen outside of the node. What a peer that is out has not done is not waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub(super) enum Wait {
     Stored { peer: PeerSlot, key: u64, number: u64 },
     /// The peer has processed it.
     Processed { peer: PeerSlot, key: u64, number: u64 },
-    /// Every node has applied this node's entry of that number. An entry that is stored may be removed, replaced by a newer one,
+    /// Every node has applied this node's entry of that number, and what it caused here is stored. An entry that is stored may be removed, replaced by a newer one,
     /// before a node that is out has read it.
     Entry(u64),
 }
@@ -40,9 +40,17 @@ impl Wait {
     }
 }
 
-/// The waits of what shards have sent, in order: for them, the gateway's store.
+/// The waits of what shards have sent, in order: for them, the gateway's store. Messages for members of shared groups have their
+/// own: an entry of the log is not settled before those that it causes are stored, so these must not wait for entries.
 #[derive(Debug, Default)]
 pub(super) struct Epochs {
+    publishes: EpochQueue,
+    assigns: EpochQueue,
+}
+
+/// The epochs of some ranks of messages.
+#[derive(Debug, Default)]
+struct EpochQueue {
     /// The number of the last epoch that ended.
     ended: u64,
     settled: u64,
@@ -52,8 +60,24 @@ pub(super) struct Epochs {
 }
 
 impl Epochs {
-    /// The epoch waits for something more.
-    pub(super) fn wait_for(&mut self, wait: Wait) {
+    fn of_rank(&mut self, rank: usize) -> &mut EpochQueue {
+        if rank < RANK_ASSIGN { &mut self.publishes } else { &mut self.assigns }
+    }
+
+    /// The epoch waits for something more, because of a message of that rank.
+    pub(super) fn wait_for(&mut self, rank: usize, wait: Wait) {
+        self.of_rank(rank).wait_for(wait);
+    }
+
+    /// Ends the epoch. Returns, by rank, the number of the newest that is not settled; 0: all are.
+    pub(super) fn end(&mut self) -> impl Fn(usize) -> u64 + use<> {
+        let (publishes, assigns) = (self.publishes.end(), self.assigns.end());
+        move |rank| if rank < RANK_ASSIGN { publishes } else { assigns }
+    }
+}
+
+impl EpochQueue {
+    fn wait_for(&mut self, wait: Wait) {
         match self.waits.iter_mut().find(|known| known.key() == wait.key()) {
             // Numbers grow.
             Some(known) => *known = wait,
@@ -61,13 +85,21 @@ impl Epochs {
         }
     }
 
-    /// Ends the epoch. Returns the number of the newest that is not settled; 0: all are.
-    pub(super) fn end(&mut self) -> u64 {
+    fn end(&mut self) -> u64 {
         if !self.waits.is_empty() {
             self.ended += 1;
             self.waiting.push_back((self.ended, std::mem::take(&mut self.waits)));
         }
         if self.waiting.is_empty() { 0 } else { self.ended }
+    }
+
+    fn settle(&mut self, is_over: impl Fn(&Wait) -> bool) {
+        while let Some((number, waits)) = self.waiting.front()
+            && waits.iter().all(&is_over)
+        {
+            self.settled = *number;
+            self.waiting.pop_front();
+        }
     }
 }
 
@@ -153,14 +185,12 @@ impl Gateway {
 
     /// Settles epochs, and tells shards what is stored because of that.
     pub(super) fn advance_epochs(&mut self) {
-        while let Some((number, waits)) = self.epochs.waiting.front()
-            && waits.iter().all(|wait| wait.is_over(&self.peers, &self.log))
-        {
-            self.epochs.settled = *number;
-            self.epochs.waiting.pop_front();
-        }
-        let settled = self.epochs.settled;
-        self.links.settle_storage(|number| number <= settled);
+        let is_over = |wait: &Wait| wait.is_over(&self.peers, &self.log);
+        let Epochs { publishes, assigns } = &mut self.epochs;
+        publishes.settle(is_over);
+        assigns.settle(is_over);
+        let settled = |rank| if rank < RANK_ASSIGN { publishes.settled } else { assigns.settled };
+        self.links.settle_storage(|rank, number| number <= settled(rank));
     }
 
     /// Finds how far shards have processed, and stored, what peers have sent.
@@ -192,7 +222,8 @@ impl Gateway {
             slots.for_each(|slot| self.push(slot, &super::PeerMessage::LogApplied { sequence }, outside));
         }
         let applied = self.peers.iter().map(|(_, peer)| peer.applied).min().unwrap_or(u64::MAX);
-        if let Some(number) = self.log.settle(applied) {
+        let links = &self.links;
+        if let Some(number) = self.log.settle(applied, |wait| links.has_stored(wait)) {
             self.links.settle_entries(number);
             (0..self.shards).for_each(|shard| self.links.owe_ack(ShardId(shard)));
         }

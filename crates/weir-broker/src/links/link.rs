@@ -5,7 +5,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::ids::{ConnId, DedupKey, Millis, NamespaceId, NodeId, Origin, PeerSlot, SessionRef, ShardId};
+use crate::ids::{
+    ConnId, ConnectionSlot, DedupKey, Millis, NamespaceId, NodeId, Origin, PeerSlot, SessionRef, ShardId,
+};
 use crate::placement::Slots;
 use crate::values::delivery::Delivery;
 use crate::values::group::{GroupKey, GroupMember, Readiness};
@@ -68,6 +70,16 @@ pub(crate) enum Route {
     /// It belongs to the topic's owner: keep it if it is retained, and send it everywhere. `after` is where the publisher's
     /// shard's links to each shard stood.
     ViaOwner { after: Box<[u64]> },
+}
+
+/// Clients that are connected to a shard, with the stamps of their connections.
+#[derive(Debug)]
+pub(crate) struct ClientsPage {
+    pub(crate) peer: PeerSlot,
+    pub(crate) key: u64,
+    pub(crate) clients: Vec<(NamespaceId, Box<str>, u64)>,
+    /// There are more from this connection on.
+    pub(crate) next: Option<ConnectionSlot>,
 }
 
 #[derive(Debug)]
@@ -156,18 +168,10 @@ pub(crate) enum LinkMessage {
         members: u32,
         ready: u32,
     },
-    /// From the gateway: a peer's message for a member on this node. `may_return`: another node may have it instead.
+    /// From the gateway: a peer's message for a member on this node.
     GroupPublish {
         group: Arc<GroupKey>,
         message: Message,
-        peer: PeerSlot,
-        may_return: bool,
-    },
-    /// To the gateway: the answer where no member on this node is ready.
-    GroupReturn {
-        group: Arc<GroupKey>,
-        message: Message,
-        peer: PeerSlot,
     },
     /// To the gateway: a client has connected.
     ClientConnected {
@@ -176,6 +180,16 @@ pub(crate) enum LinkMessage {
         stamp: u64,
         clean_start: bool,
     },
+    /// From the gateway: which clients are connected, from this connection on, for a peer.
+    ListClients {
+        peer: PeerSlot,
+        key: u64,
+        from: ConnectionSlot,
+    },
+    /// The answer.
+    Clients(Box<ClientsPage>),
+    /// From the gateway: other nodes have given a connection this stamp.
+    Stamp(u64),
     /// From the gateway: a client has connected to another node.
     ClientElsewhere {
         namespace: NamespaceId,

@@ -131,17 +131,17 @@ impl Links {
         self.links.get(usize::from(wait.shard)).is_none_or(|link| link.stored[wait.rank] >= wait.position)
     }
 
-    /// Finds how far what other shards sent is durable; `is_stored`: whether a batch of records of this shard is.
-    pub(crate) fn settle_storage(&mut self, is_stored: impl Fn(u64) -> bool) {
+    /// Finds how far what other shards sent is durable; `is_stored`: whether a batch of records of this shard is, by rank.
+    pub(crate) fn settle_storage(&mut self, is_stored: impl Fn(usize, u64) -> bool) {
         if self.links.iter().flat_map(|link| &link.storing).all(VecDeque::is_empty) {
             return;
         }
         let stored: Vec<[u64; RANKS]> = self.links.iter().map(|link| link.stored).collect();
         let is_stored_there = |wait: &StorageWait| stored[usize::from(wait.shard)][wait.rank] >= wait.position;
         for link in &mut self.links {
-            for (storing, their_stored) in link.storing.iter_mut().zip(&mut link.their_stored) {
+            for (rank, (storing, their_stored)) in link.storing.iter_mut().zip(&mut link.their_stored).enumerate() {
                 while let Some(first) = storing.front()
-                    && is_stored(first.batch)
+                    && is_stored(rank, first.batch)
                     && first.until.iter().all(is_stored_there)
                 {
                     *their_stored = first.end;
@@ -251,9 +251,9 @@ impl Links {
         self.budget = self.budget.saturating_sub(work);
     }
 
-    /// A batch is drained, or its next message has to wait: then it is the first one again. `unstored`: the newest batch of
+    /// A batch is drained, or its next message has to wait: then it is the first one again. `unstored`: by rank, the newest batch of
     /// records that is not on disk. Returns whether it is drained.
-    pub(crate) fn end_batch(&mut self, from: ShardId, batch: Batch, unstored: u64) -> bool {
+    pub(crate) fn end_batch(&mut self, from: ShardId, batch: Batch, unstored: impl Fn(usize) -> u64) -> bool {
         let mut until = if batch.forwarded && batch.messages.is_empty() { self.positions() } else { Vec::new() };
         if let Some(gateway) = self.gateway.and_then(|gateway| until.get_mut(gateway.index())) {
             *gateway = 0; // a topic's owner forwards nothing to it
@@ -270,7 +270,7 @@ impl Links {
         link.owes_ack |= batch.wants_ack;
         let wanted = batch.stored_until.into_iter().enumerate().filter(|(rank, _)| batch.wants_stored[*rank]);
         for (rank, until) in wanted {
-            link.storing[rank].push_back(PendingStorage { end, batch: unstored, until });
+            link.storing[rank].push_back(PendingStorage { end, batch: unstored(rank), until });
         }
         if wants_settled {
             // Its sender waits for those that it was forwarded to: a gateway for entries of the log.

@@ -259,7 +259,7 @@ fn a_frame_that_cannot_be_decoded_fails_the_link_until_a_new_generation() {
         assert_eq!(next_message(&mut b), None);
         assert_eq!(b.receive(&raw(2, 0, &[5, 0]), 0), Some(LinkEvent::Reset));
         assert_eq!(b.failure(), None);
-        assert_eq!(next_message(&mut b), Some((1, PeerMessage::SnapshotEnd)));
+        assert_eq!(next_message(&mut b), Some((1, PeerMessage::SnapshotEnd { stamp: 0 })));
     }
 }
 

@@ -5,17 +5,19 @@ use crate::wire::WIRE_VERSIONS;
 
 const OWN: Incarnation = 100;
 
-fn members() -> Members {
-    let (node, weir_version) = ("own".to_owned(), "0.1.0".to_owned());
-    let config = MembersConfig {
-        node,
+fn config() -> MembersConfig {
+    MembersConfig {
+        node: "own".to_owned(),
         incarnation: OWN,
         wire: WIRE_VERSIONS,
-        weir_version,
+        weir_version: "0.1.0".to_owned(),
         addresses: Vec::new(),
         has_data_dir: false,
-    };
-    Members::new(config, 0)
+    }
+}
+
+fn members() -> Members {
+    Members::new(config(), 0)
 }
 
 pub(super) fn record(node: &str, incarnation: Incarnation, sequence: u64) -> Heartbeat {
@@ -241,6 +243,18 @@ fn a_node_that_is_removed_writes_no_heartbeats_and_is_out() {
     assert_eq!(events(&mut members), [MemberEvent::SelfOut]);
     members.set_removed([]);
     assert_eq!(second(&mut members, 3000, []), [MemberEvent::SelfIn]);
+}
+
+#[test]
+fn during_an_upgrade_links_use_the_newest_version_that_both_nodes_have() {
+    for (own, peer, wire) in [((1, 3), (1, 2), 2), ((1, 2), (2, 4), 2), ((1, 1), (1, 2), 1)] {
+        let versions = |(min, max)| WireVersions { min, max };
+        let mut members = Members::new(MembersConfig { wire: versions(own), ..config() }, 0);
+        members.on_caught_up();
+        let found = second(&mut members, 0, [Heartbeat { wire: versions(peer), ..record("n", 2, 1) }]);
+        let joined = MemberEvent::Joined { node: "n".to_owned(), incarnation: 2, wire };
+        assert_eq!(found, [MemberEvent::SelfIn, joined], "{own:?} and {peer:?}");
+    }
 }
 
 #[test]

@@ -66,7 +66,7 @@ fn is_waited_for(message: &PeerMessage<'_>) -> bool {
     let qos = |publish: &PeerPublish<'_>| publish.packet.first().is_some_and(|first| first & 0x06 != 0);
     match message {
         PeerMessage::Publish(publish) | PeerMessage::GroupPublish { publish, .. } => qos(publish),
-        PeerMessage::AddInterest { .. } | PeerMessage::Group { .. } | PeerMessage::SnapshotEnd => true,
+        PeerMessage::AddInterest { .. } | PeerMessage::Group { .. } | PeerMessage::SnapshotEnd { .. } => true,
         PeerMessage::ClientConnected { .. } => true,
         PeerMessage::Namespace { .. }
         | PeerMessage::RemoveInterest { .. }

@@ -23,8 +23,6 @@ const WILL_PUBLISHED: u64 = 16;
 
 const CLEAN_START: u8 = 1;
 
-const RETURNED: u8 = 1;
-
 const HAS_WILL: u8 = 1;
 
 /// A frame of a stream.
@@ -128,7 +126,7 @@ const fn kind(message: &PeerMessage<'_>) -> u64 {
         PeerMessage::AddInterest { .. } => ADD_INTEREST,
         PeerMessage::RemoveInterest { .. } => REMOVE_INTEREST,
         PeerMessage::Group { .. } => GROUP,
-        PeerMessage::SnapshotEnd => SNAPSHOT_END,
+        PeerMessage::SnapshotEnd { .. } => SNAPSHOT_END,
         PeerMessage::Publish(_) => PUBLISH,
         PeerMessage::GroupPublish { .. } => GROUP_PUBLISH,
         PeerMessage::LogApplied { .. } => LOG_APPLIED,
@@ -157,7 +155,8 @@ fn write_body(message: &PeerMessage<'_>, out: &mut impl Sink) {
             out.varint(u64::from(*members));
             out.varint(u64::from(*ready));
         }
-        PeerMessage::SnapshotEnd | PeerMessage::WillsEnd => {}
+        PeerMessage::SnapshotEnd { stamp } => out.varint(*stamp),
+        PeerMessage::WillsEnd => {}
         PeerMessage::LogApplied { sequence } => out.varint(*sequence),
         PeerMessage::ClientConnected { namespace, client_id, stamp, clean_start } => {
             out.byte(u8::from(*clean_start) * CLEAN_START);
@@ -180,8 +179,9 @@ fn write_body(message: &PeerMessage<'_>, out: &mut impl Sink) {
             out.varint(*stamp);
         }
         PeerMessage::Publish(publish) => write_publish(publish, out),
-        PeerMessage::GroupPublish { group, filter, publish, returned } => {
-            out.byte(u8::from(*returned) * RETURNED);
+        PeerMessage::GroupPublish { group, filter, publish } => {
+            // Flags: none is defined.
+            out.byte(0);
             out.bytes(group.as_bytes());
             out.bytes(filter.as_bytes());
             write_publish(publish, out);
@@ -260,9 +260,9 @@ fn read_body<'a>(kind: u64, body: &mut Reader<'a>) -> Result<PeerMessage<'a>, Fi
     Ok(match kind {
         PUBLISH => PeerMessage::Publish(read_publish(body)?),
         GROUP_PUBLISH => {
-            let returned = body.byte("flags")? & RETURNED != 0;
+            body.byte("flags")?;
             let (group, filter) = (body.text("group")?, body.text("filter")?);
-            PeerMessage::GroupPublish { group, filter, publish: read_publish(body)?, returned }
+            PeerMessage::GroupPublish { group, filter, publish: read_publish(body)? }
         }
         NAMESPACE => PeerMessage::Namespace { id: body.u32("namespace")?, name: body.text("name")? },
         ADD_INTEREST => PeerMessage::AddInterest { namespace: body.u32("namespace")?, filter: body.text("filter")? },
@@ -276,7 +276,11 @@ fn read_body<'a>(kind: u64, body: &mut Reader<'a>) -> Result<PeerMessage<'a>, Fi
             members: body.u32("members")?,
             ready: body.u32("ready")?,
         },
-        SNAPSHOT_END => PeerMessage::SnapshotEnd,
+        SNAPSHOT_END => {
+            // Nodes before the field sent none.
+            let stamp = if body.is_empty() { 0 } else { body.varint("stamp")? };
+            PeerMessage::SnapshotEnd { stamp }
+        }
         CLIENT_CONNECTED => {
             let clean_start = body.byte("flags")? & CLEAN_START != 0;
             let (namespace, client_id) = (body.u32("namespace")?, body.text("client id")?);

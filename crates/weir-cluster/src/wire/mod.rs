@@ -7,12 +7,14 @@
 //! - [`SlotTable`]: which node owns which slot.
 //!
 //! A change that an older node can skip adds a frame kind, a field at the end of a frame, or a field of a record. Any
-//! other change needs a new version of the wire format.
+//! other change needs a new version of the wire format. `kept_bytes_v1.txt` has what nodes of the first version write.
 
 mod envelope;
 mod field;
 mod frame;
 mod heartbeat;
+#[cfg(test)]
+mod kept_bytes;
 mod record;
 mod relay;
 mod retained;

@@ -1,5 +1,7 @@
 //! What goes wrong, and how it ends.
 
+use super::super::client::Role;
+use super::super::history::Published;
 use super::World;
 
 /// What may go wrong in a run.
@@ -94,6 +96,28 @@ impl World {
             Troubles { link_cuts: false, pauses: false, elections: false, engine_cuts: false, crashes: false };
     }
 
+    /// A connection ends in another way than by DISCONNECT. Whether its will `must_come` is not known where its node fails, too,
+    /// or was taken for dead.
+    pub(super) fn will_is_due(&mut self, number: usize, must_come: bool) {
+        let client = &self.clients[number];
+        if client.role != Role::Testator || !client.is_connected {
+            return;
+        }
+        self.wills.push((self.history.published.len(), must_come));
+        self.history.published.push(Published {
+            publisher: number,
+            host: client.host,
+            session: 0,
+            topic: format!("t/{}", client.name),
+            payload: format!("{}:{}", client.name, client.wills),
+            qos: 1,
+            is_retained: false,
+            at: self.now,
+            acked_at: None,
+            is_repeated: false,
+        });
+    }
+
     pub(super) fn crash(&mut self, number: usize) {
         let host = &mut self.hosts[number];
         let Some(process) = host.process.take() else { return };
@@ -101,9 +125,12 @@ impl World {
         host.paused_until = 0;
         let restart_at = host.restart_at;
         self.engine.forget(number, process.incarnation);
-        for client in self.clients.iter_mut().filter(|client| client.host == number) {
-            client.disconnected();
-            client.session_lost();
+        for client in 0..self.clients.len() {
+            if self.clients[client].host == number {
+                self.will_is_due(client, false);
+                self.clients[client].disconnected();
+                self.clients[client].session_lost();
+            }
         }
         self.note(|| format!("n{number} crashes, and restarts at {restart_at}"));
         self.hosts[number].observe(self.now);
