@@ -1,5 +1,6 @@
 //! Clusters of real brokers and real nats-servers. Each test starts its own on free ports and ends them.
 
+mod bridges;
 mod clients;
 mod delivery;
 #[cfg(feature = "etcd")]

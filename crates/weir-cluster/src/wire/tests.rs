@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use weir_broker::gateway::{PeerMessage, PeerPublish, Positions, RetainedEntry, RetainedPublisher};
 use weir_mqtt::ProtocolVersion;
@@ -124,6 +125,7 @@ fn heartbeat(rng: &mut Rng) -> Heartbeat {
             founded: rng.any(),
             applied: rng.any(),
         }),
+        report: rng.text(40).into_bytes().into(),
     }
 }
 
@@ -477,11 +479,22 @@ fn version_1_is_read_and_written_as_these_bytes() {
         evacuating: false,
         uptime_ms: 0,
         slots: None,
+        report: Arc::default(),
     };
     bytes.clear();
     heartbeat.encode(&mut bytes);
     assert_eq!(hex(&bytes), GOLDEN[8]);
-    assert_eq!(Heartbeat::decode(&unhex(GOLDEN[8])), Ok(heartbeat));
+    assert_eq!(Heartbeat::decode(&unhex(GOLDEN[8])), Ok(heartbeat.clone()));
+    let reporting = Heartbeat { report: b"{}".as_slice().into(), ..heartbeat };
+    bytes.clear();
+    reporting.encode(&mut bytes);
+    assert_eq!(hex(&bytes[5..]), format!("{}0f027b7d", &GOLDEN[8][10..]));
+    assert_eq!(Heartbeat::decode(&bytes), Ok(reporting.clone()));
+    // One that is too long does not cost the heartbeat.
+    let long = Heartbeat { report: vec![b'x'; REPORT_MAX_BYTES + 1].into(), ..reporting };
+    bytes.clear();
+    long.encode(&mut bytes);
+    assert_eq!(Heartbeat::decode(&bytes), Ok(Heartbeat { report: Arc::default(), ..long }));
 
     let address = Some(IpAddr::from([10, 0, 0, 7]));
     let publisher = RetainedPublisher { client_id: "c", username: Some("u"), address, endpoint: "main" };
