@@ -88,6 +88,7 @@ impl BridgeManager {
     }
 
     /// This node is in a cluster, which runs each bridge on one node: none runs before [`BridgeManager::place`].
+    #[cfg_attr(not(feature = "cluster"), allow(dead_code))]
     pub(super) fn join_cluster(&mut self, name: Arc<str>) {
         self.cluster = Some(ClusterPlace { name, placement: Arc::default() });
     }

@@ -2,6 +2,7 @@
 
 mod bridges;
 mod clients;
+mod control;
 mod delivery;
 #[cfg(feature = "etcd")]
 mod discovery;
