@@ -16,7 +16,7 @@ use super::spans::PassTrace;
 use crate::authorities::system_authorities;
 use crate::net::bridge::{BridgeAddress, BridgeHost, BridgeSettings, RunningBridge};
 use crate::random;
-use crate::state::BridgeState;
+use crate::state::{BridgePlacement, BridgeRunner, BridgeState};
 use weir_bridge::{BridgeSpec, LOCAL_ID_PREFIX, LoopGuard, TopicRule};
 use weir_broker::EndpointId;
 use weir_declare::config::{self, Bridge, BridgeRule, BridgeVersion, Declared, FileRef, Name, SecretRef};
@@ -32,16 +32,54 @@ pub struct BridgeManager {
     host: Option<BridgeHost>,
     running: BTreeMap<Name, AppliedBridge>,
     failures: BTreeMap<Name, String>,
+    /// `None`: this node is in no cluster, and runs all of its bridges.
+    cluster: Option<ClusterPlace>,
     /// The random number in the loop guards of all bridges; drawn for the first one.
     loop_secret: Option<u64>,
+}
+
+/// The cluster that runs each bridge on one of its nodes.
+struct ClusterPlace {
+    name: Arc<str>,
+    placement: Arc<BridgePlacement>,
 }
 
 struct AppliedBridge {
     effective: EffectiveBridge,
     endpoint: EndpointId,
     generation: u64,
-    /// `None` without a host.
+    settings: Arc<BridgeSettings>,
+    /// The node that runs it. `None`: this one, which is in no cluster.
+    runner: Option<BridgeRunner>,
+    /// `None` without a host, and where this node does not run it.
     running: Option<RunningBridge>,
+}
+
+impl AppliedBridge {
+    /// Starts, stops or changes it as its runner says.
+    fn follow_runner(&mut self, host: Option<&BridgeHost>) {
+        let run = || host.map(|host| host.run(Arc::clone(&self.settings)));
+        match (&self.runner, self.running.take()) {
+            (None | Some(BridgeRunner::Here), None) => self.running = run(),
+            (None | Some(BridgeRunner::Here), Some(running)) => {
+                running.change(Arc::clone(&self.settings));
+                running.set_held(false);
+                self.running = Some(running);
+            }
+            (Some(BridgeRunner::Unknown(_)), None) => {}
+            (Some(BridgeRunner::Unknown(_)), Some(running)) => {
+                running.change(Arc::clone(&self.settings));
+                running.set_held(true);
+                self.running = Some(running);
+            }
+            (Some(BridgeRunner::Elsewhere(_)), Some(running)) => running.move_away(),
+            // The data directory may have the session of a time when this node ran it.
+            (Some(BridgeRunner::Elsewhere(_)), None) if self.effective.durable => {
+                run().into_iter().for_each(RunningBridge::move_away);
+            }
+            (Some(BridgeRunner::Elsewhere(_)), None) => {}
+        }
+    }
 }
 
 impl BridgeManager {
@@ -49,7 +87,39 @@ impl BridgeManager {
         self.host = Some(host);
     }
 
-    /// The bridges that run.
+    /// This node is in a cluster, which runs each bridge on one node: none runs before [`BridgeManager::place`].
+    #[cfg_attr(not(feature = "cluster"), allow(dead_code))]
+    pub(super) fn join_cluster(&mut self, name: Arc<str>) {
+        self.cluster = Some(ClusterPlace { name, placement: Arc::default() });
+    }
+
+    /// Runs the bridges where the cluster says. Returns whether something has changed.
+    pub(super) fn place(&mut self, placement: Arc<BridgePlacement>) -> bool {
+        let Some(cluster) = &mut self.cluster else { return false };
+        cluster.placement = placement;
+        let mut has_changed = false;
+        for (name, bridge) in &mut self.running {
+            let runner = runner(&cluster.placement, &bridge.effective);
+            if bridge.runner.as_ref() == Some(&runner) {
+                continue;
+            }
+            match &runner {
+                BridgeRunner::Here => tracing::info!(bridge = %name, "bridge placed: this node runs it"),
+                BridgeRunner::Elsewhere(node) => {
+                    tracing::info!(bridge = %name, node = %node, "bridge placed: another node runs it")
+                }
+                BridgeRunner::Unknown(reason) => {
+                    tracing::info!(bridge = %name, reason, "bridge not placed: no node runs it now")
+                }
+            }
+            bridge.runner = Some(runner);
+            bridge.follow_runner(self.host.as_ref());
+            has_changed = true;
+        }
+        has_changed
+    }
+
+    /// The bridges that run, on this node or another one.
     pub(super) fn live(&self) -> Bridges {
         self.running.iter().map(|(name, live)| (name.clone(), live.effective.clone())).collect()
     }
@@ -76,6 +146,7 @@ impl BridgeManager {
                     generation: live.map_or(0, |live| live.generation),
                     endpoint: live.map(|live| live.endpoint),
                     failure: self.failures.get(name).cloned(),
+                    runner: live.and_then(|live| live.runner.clone()),
                     live: live.and_then(|live| live.running.as_ref()).map(RunningBridge::status_reader),
                 }
             });
@@ -160,24 +231,52 @@ impl BridgeManager {
             None => random::number().map_err(|error| CompileError::Content(error.to_string()))?,
         };
         self.loop_secret = Some(loop_secret);
-        let compiled = Arc::new(settings(effective, endpoint, generation, node_name, loop_secret, contents)?);
+        let identity = Identity {
+            node: node_name,
+            client_prefix: self.cluster.as_ref().map_or(node_name, |cluster| &cluster.name),
+            loop_secret,
+        };
+        let compiled = Arc::new(settings(effective, endpoint, generation, &identity, contents)?);
+        let runner = self.cluster.as_ref().map(|cluster| runner(&cluster.placement, effective));
         match self.running.get_mut(name) {
             Some(live) => {
-                if let Some(running) = &live.running {
-                    running.change(compiled);
-                }
                 (live.effective, live.generation) = (effective.clone(), generation);
+                (live.settings, live.runner) = (compiled, runner);
+                live.follow_runner(self.host.as_ref());
             }
             None => {
                 let endpoint = ids.allocate();
-                let running = self.host.as_ref().map(|host| host.run(compiled));
-                let live = AppliedBridge { effective: effective.clone(), endpoint, generation, running };
+                let effective = effective.clone();
+                let mut live =
+                    AppliedBridge { effective, endpoint, generation, settings: compiled, runner, running: None };
+                live.follow_runner(self.host.as_ref());
                 self.running.insert(name.clone(), live);
             }
         }
         tracing::info!(bridge = %name, generation, "bridge applied");
         Ok(())
     }
+}
+
+/// The node that runs a bridge.
+fn runner(placement: &BridgePlacement, bridge: &EffectiveBridge) -> BridgeRunner {
+    let name = &bridge.bridge.name;
+    placement.runner(name.as_str(), &bridge.namespace, &local_id(name), bridge.durable)
+}
+
+/// The client id of a bridge's local session.
+fn local_id(name: &Name) -> String {
+    format!("{LOCAL_ID_PREFIX}{name}")
+}
+
+/// As whom a bridge appears.
+pub(super) struct Identity<'a> {
+    /// This node, in loop guards.
+    pub(super) node: &'a str,
+    /// The beginning of its client id at the remote broker: the name of the node, or of its cluster, whose nodes continue one
+    /// session there.
+    pub(super) client_prefix: &'a str,
+    pub(super) loop_secret: u64,
 }
 
 /// Compiles a bridge and the files it refers to into its settings.
@@ -188,8 +287,7 @@ pub(super) fn settings(
     effective: &EffectiveBridge,
     endpoint: EndpointId,
     generation: u64,
-    node_name: &str,
-    loop_secret: u64,
+    identity: &Identity<'_>,
     contents: &FileContents,
 ) -> Result<BridgeSettings, CompileError> {
     let EffectiveBridge { bridge, namespace, .. } = effective;
@@ -200,11 +298,11 @@ pub(super) fn settings(
     };
     let client_id = match &bridge.client_id {
         Some(client_id) => client_id.to_string(),
-        None if namespace.is_empty() => format!("{node_name}-{}", bridge.name),
-        None => format!("{node_name}-{}-{namespace}", bridge.name),
+        None if namespace.is_empty() => format!("{}-{}", identity.client_prefix, bridge.name),
+        None => format!("{}-{}-{namespace}", identity.client_prefix, bridge.name),
     };
     let connection = connection(effective, &client_id, password.as_deref());
-    let mark = LoopGuard::new(node_name, namespace, loop_secret)
+    let mark = LoopGuard::new(identity.node, namespace, identity.loop_secret)
         .map_err(|error| CompileError::Content(format!("the node's name: {error}")))?;
     let spec = BridgeSpec {
         version: match bridge.protocol_version {
@@ -217,7 +315,7 @@ pub(super) fn settings(
         keep_alive_s: bridge.keep_alive_s,
         clean_start: bridge.clean_start,
         session_expiry_s: bridge.session_expiry_s,
-        local_id: format!("{LOCAL_ID_PREFIX}{}", bridge.name).into(),
+        local_id: local_id(&bridge.name).into(),
         mark,
         out: bridge.out.iter().map(rule).collect(),
         inward: bridge.inward.iter().map(rule).collect(),

@@ -5,17 +5,27 @@ use std::sync::Arc;
 use super::declaration::Declaration;
 #[cfg(feature = "cluster")]
 use crate::cluster::ClusterControl;
+#[cfg(not(feature = "cluster"))]
+use crate::state::BridgePlacement;
 use weir_declare::config::{ClusterSpec, DocumentIdentity, Kind, RefusalReason};
 use weir_declare::reconcile::{ConditionReason, ConditionType, Conditions, LiveCluster, Timestamp};
 
-/// Why all clients are disconnected, and the clients of which this is counted.
+/// What the cluster wants, and why all clients are disconnected.
 #[cfg(feature = "cluster")]
-pub(super) use crate::cluster::DisconnectCause;
+pub(super) use crate::cluster::{ClusterRequest, DisconnectCause};
 
 /// Nothing disconnects all clients.
 #[cfg(not(feature = "cluster"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DisconnectCause {}
+
+/// There is no cluster that could want something.
+#[cfg(not(feature = "cluster"))]
+#[allow(dead_code)]
+pub(super) enum ClusterRequest {
+    Disconnect(DisconnectCause),
+    PlaceBridges(Arc<BridgePlacement>),
+}
 
 /// The document, the cluster that it is about, and its conditions.
 #[derive(Default)]
@@ -134,17 +144,17 @@ impl ClusterDocument {
         self.conditions.as_ref()
     }
 
-    /// Yields when the cluster wants all clients disconnected.
+    /// Yields what the cluster wants next.
     #[cfg(feature = "cluster")]
-    pub(super) async fn next_disconnect(&mut self) -> DisconnectCause {
+    pub(super) async fn next_request(&mut self) -> ClusterRequest {
         match &mut self.control {
-            Some(control) => control.next_disconnect().await,
+            Some(control) => control.next_request().await,
             None => std::future::pending().await,
         }
     }
 
     #[cfg(not(feature = "cluster"))]
-    pub(super) async fn next_disconnect(&mut self) -> DisconnectCause {
+    pub(super) async fn next_request(&mut self) -> ClusterRequest {
         std::future::pending().await
     }
 

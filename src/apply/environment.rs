@@ -287,7 +287,8 @@ fn connects(findings: &mut Findings<'_>, bridge: &Arc<Bridge>) {
         durable: false,
         files: contents.digests.clone(),
     };
-    let settings = match bridges::settings(&effective, EndpointId(0), 0, "validate", 0, &contents) {
+    let identity = bridges::Identity { node: "validate", client_prefix: "validate", loop_secret: 0 };
+    let settings = match bridges::settings(&effective, EndpointId(0), 0, &identity, &contents) {
         Ok(settings) => settings,
         Err(why) => {
             return findings.error(

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::files::FileContents;
 use super::running::EndpointIds;
 use super::spans::PassTrace;
-use crate::state::BridgeState;
+use crate::state::{BridgePlacement, BridgeState};
 use weir_declare::config::{Bridge, Declared, Endpoint, Name};
 use weir_declare::reconcile::{ActionKind, Bridges, NodeSettings, Plan};
 
@@ -39,10 +39,18 @@ impl BridgeManager {
                 generation: 0,
                 failure: self.failing.contains(name).then(|| NOT_BUILT_IN.to_owned()),
                 endpoint: None,
+                runner: None,
             };
             (name.to_string(), state)
         };
         declared.bridges.iter().map(state).collect()
+    }
+
+    #[cfg(feature = "cluster")]
+    pub(super) fn join_cluster(&mut self, _: Arc<str>) {}
+
+    pub(super) fn place(&mut self, _: Arc<BridgePlacement>) -> bool {
+        false
     }
 
     pub(super) async fn pause(&mut self) {}

@@ -7,7 +7,7 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 use super::bridges::BridgeManager;
-use super::cluster_document::{ClusterDocument, DisconnectCause};
+use super::cluster_document::{ClusterDocument, ClusterRequest};
 use super::conditions::{ConditionInputs, ConditionTable};
 use super::converge::{ConvergePass, Converged};
 use super::declaration::Declaration;
@@ -143,9 +143,11 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         self.events = Some(publisher);
     }
 
-    /// Has the document `cluster` hold in this cluster. Without one it has no effect.
+    /// Has the document `cluster` hold in this cluster, which runs each bridge on one of its nodes. Without one, the document has
+    /// no effect, and all bridges run here.
     #[cfg(feature = "cluster")]
     pub fn control_cluster(&mut self, control: crate::cluster::ClusterControl) {
+        self.bridges.join_cluster(Arc::clone(control.name()));
         self.cluster.control(control);
     }
 
@@ -274,14 +276,19 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         self.publish();
     }
 
-    /// Yields when all clients are to connect to other nodes of the cluster.
-    pub(super) async fn next_disconnect(&mut self) -> DisconnectCause {
-        self.cluster.next_disconnect().await
+    /// Yields what the cluster wants next.
+    pub(super) async fn next_cluster_request(&mut self) -> ClusterRequest {
+        self.cluster.next_request().await
     }
 
-    /// Disconnects all clients, so that they connect to other nodes of the cluster.
-    pub(super) fn disconnect_all(&mut self, cause: DisconnectCause) {
-        self.listeners.disconnect_all(cause);
+    /// Does what the cluster wants.
+    pub(super) fn on_cluster_request(&mut self, request: ClusterRequest) {
+        match request {
+            // So that they connect to other nodes.
+            ClusterRequest::Disconnect(cause) => self.listeners.disconnect_all(cause),
+            ClusterRequest::PlaceBridges(placement) if !self.bridges.place(Arc::clone(&placement)) => return,
+            ClusterRequest::PlaceBridges(_) => {}
+        }
         self.publish();
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::cluster_document::DisconnectCause;
+use super::cluster_document::ClusterRequest;
 use super::draining::DrainReport;
 use super::files::ReadFiles;
 use super::plane::Plane;
@@ -46,7 +46,7 @@ enum ServiceEvent {
     Source(SourceEvent),
     SourceEnded,
     DrainEnded(DrainReport),
-    Disconnect(DisconnectCause),
+    Cluster(ClusterRequest),
     Signal(Signal),
     Recheck,
     Retry,
@@ -70,7 +70,7 @@ pub async fn run<P: Plane, F: ReadFiles>(
             signal = signals.recv() => ServiceEvent::Signal(signal.unwrap_or(Signal::Stop)),
             event = source.events.recv(), if source_is_there => event.map_or(ServiceEvent::SourceEnded, ServiceEvent::Source),
             Some(ended) = drained.recv() => ServiceEvent::DrainEnded(ended),
-            cause = reconciler.next_disconnect() => ServiceEvent::Disconnect(cause),
+            request = reconciler.next_cluster_request() => ServiceEvent::Cluster(request),
             () = due(timers.recheck) => ServiceEvent::Recheck,
             () = due(timers.retry) => ServiceEvent::Retry,
             () = due(saving.due) => ServiceEvent::Save,
@@ -88,8 +88,8 @@ pub async fn run<P: Plane, F: ReadFiles>(
                 reconciler.drain_ended(&ended);
                 continue;
             }
-            ServiceEvent::Disconnect(cause) => {
-                reconciler.disconnect_all(cause);
+            ServiceEvent::Cluster(request) => {
+                reconciler.on_cluster_request(request);
                 continue;
             }
             ServiceEvent::Signal(Signal::Reload) | ServiceEvent::Recheck => {

@@ -73,10 +73,11 @@ fn human(cluster: &Value, document: &str) -> String {
     let server = |connection: &str| servers[connection].as_str().map_or("not connected".to_owned(), printable);
     let _infallible = writeln!(
         text,
-        "{} is {}{}; nats-servers: {} (links), {} (streams)",
+        "{} is {}{}, {}; nats-servers: {} (links), {} (streams)",
         word(&cluster["node"]),
         if cluster["in"] == Value::Bool(true) { "in" } else { "out" },
         if cluster["ready"] == Value::Bool(true) { ", ready" } else { ", not ready" },
+        revision(cluster).map_or("nothing applied".to_owned(), |revision| format!("revision {revision}")),
         server("links"),
         server("streams"),
     );
@@ -91,6 +92,11 @@ fn human(cluster: &Value, document: &str) -> String {
     for suspect in list(&cluster["suspects"]) {
         let _infallible = writeln!(text, "! {}: {}", word(&suspect["node"]), word(&suspect["reason"]));
     }
+    for node in list(&cluster["peers"]).chain([cluster]) {
+        if let Some(reason) = node["notConverged"].as_str() {
+            let _infallible = writeln!(text, "not converged: {}: {}", word(&node["node"]), printable(reason));
+        }
+    }
     let log = &cluster["log"];
     let _infallible = writeln!(
         text,
@@ -104,7 +110,8 @@ fn human(cluster: &Value, document: &str) -> String {
     if rows.is_empty() {
         text.push_str("no other node is known\n");
     } else {
-        let head = ["PEER", "STATE", "VERSION", "CLIENTS", "HEARTBEAT", "UNACKED", "SENT", "RESENDS", "GAPS"];
+        let head =
+            ["PEER", "STATE", "VERSION", "REVISION", "CLIENTS", "HEARTBEAT", "UNACKED", "SENT", "RESENDS", "GAPS"];
         text.push_str(&table(&head, &rows));
     }
     text
@@ -131,12 +138,19 @@ fn slots(all: &Value) -> String {
     text
 }
 
+/// What a node has applied: of a commit or a digest, the first digits.
+fn revision(node: &Value) -> Option<String> {
+    let revision = node["revision"].as_str()?;
+    Some(printable(revision).chars().take(12).collect())
+}
+
 fn row(peer: &Value) -> Vec<String> {
     let silent = peer["silentMs"].as_u64().unwrap_or_default();
     let mut row = vec![
         word(&peer["node"]),
         word(&peer["state"]),
         word(&peer["version"]),
+        revision(peer).unwrap_or_else(|| "-".to_owned()),
         number(&peer["clients"]),
         format!("{}.{} s ago", silent / 1000, silent % 1000 / 100),
     ];
@@ -188,6 +202,7 @@ mod tests {
     #[test]
     fn a_node_that_is_out_is_shown_with_the_reason_and_its_peers() {
         let cluster = json!({"node": "n1", "in": false, "ready": false, "notReady": "the node is out",
+            "revision": "0badc0ffee00aa",
             "engine": {"servers": {"links": "s1", "streams": null}},
             "suspects": [{"node": "n2", "reason": "no heartbeat for 1700 ms"}],
             "log": {"applied": 7, "waiting": 0, "unstoredBytes": 12},
@@ -197,15 +212,17 @@ mod tests {
                 {"slot": 3, "durability": "disk", "node": null, "served": false}],
             "peers": [
                 {"node": "n2", "state": "in", "version": "1.0.0", "clients": 3, "silentMs": 1700,
+                    "revision": "7", "notConverged": "it has applied revision 7, the newest is 9",
                     "link": {"unacknowledgedBytes": 64, "bytesSent": 1234, "resends": 1, "gaps": 0}},
                 {"node": "n\u{1b}3", "state": "left", "version": "1.0.0", "clients": 0, "silentMs": 60_000, "link": null}]});
-        let expected = "n1 is out, not ready; nats-servers: s1 (links), not connected (streams)\n\
+        let expected = "n1 is out, not ready, revision 0badc0ffee00; nats-servers: s1 (links), not connected (streams)\n\
             ! not ready: the node is out\n! n2: no heartbeat for 1700 ms\n\
+            not converged: n2: it has applied revision 7, the newest is 9\n\
             retained log: applied to 7, 0 entries wait, 12 bytes not stored\n\
             sessions (memory), slots by node: n1 1, n2 2; 1 not served now\n\n\
-            PEER      STATE  VERSION  CLIENTS  HEARTBEAT   UNACKED  SENT  RESENDS  GAPS\n\
-            n2        in     1.0.0    3        1.7 s ago   64       1234  1        0\n\
-            n\\u001b3  left   1.0.0    0        60.0 s ago  -        -     -        -\n";
+            PEER      STATE  VERSION  REVISION  CLIENTS  HEARTBEAT   UNACKED  SENT  RESENDS  GAPS\n\
+            n2        in     1.0.0    7         3        1.7 s ago   64       1234  1        0\n\
+            n\\u001b3  left   1.0.0    -         0        60.0 s ago  -        -     -        -\n";
         assert_eq!(human(&cluster, ""), expected);
     }
 }

@@ -89,8 +89,10 @@ struct PlanBase {
 struct BrokerFacts {
     name: String,
     labels: Labels,
-    /// The addresses of its endpoints, and the numbers of their clients.
+    /// The addresses of its endpoints, and the numbers of their clients, on all nodes of its cluster.
     listening: BTreeMap<String, Listening>,
+    /// The nodes whose clients are counted: of its cluster, those that are in. Empty: it is in none.
+    nodes: Vec<String>,
     /// The clients of each node of its cluster, and the slots with which that was founded.
     clients: BTreeMap<Arc<str>, u64>,
     founded_slots: Option<u16>,
@@ -139,17 +141,22 @@ pub(super) fn run(mut args: Args) -> anyhow::Result<Exit> {
             grouped_diff(&plan, &causes, &form(&present.declared), &form(&wanted))
         }
     };
+    let nodes = present.broker.as_ref().map(|broker| &broker.nodes[..]).unwrap_or_default();
     let of = present.broker.as_ref().filter(|_| has_selectors(&wanted) || has_selectors(&present.declared));
     print_styled(&match args.format {
         PlanFormat::Human => {
             let heading = of.map(|of| format!("broker {}:\n", with_labels(&of.name, &of.labels))).unwrap_or_default();
+            let heading = format!("{heading}{}", counted(nodes, args.format));
             format!("{}{}", printable(&heading), shown(&render::human(&plan, &causes, &diff)))
         }
-        PlanFormat::Markdown => printable(&render::markdown(&plan, &causes, &diff)).into_owned(),
+        PlanFormat::Markdown => {
+            let counted = counted(nodes, args.format);
+            printable(&format!("{counted}{}", render::markdown(&plan, &causes, &diff))).into_owned()
+        }
         PlanFormat::Json => {
             let mut json = render::json(&plan, &causes, &diff);
             if let Some(broker) = &present.broker {
-                json["broker"] = json!({"name": broker.name, "labels": broker.labels});
+                json["broker"] = json!({"name": broker.name, "labels": broker.labels, "nodes": broker.nodes});
             }
             printable(&format!("{json:#}\n")).into_owned()
         }
@@ -281,8 +288,14 @@ fn fetch_base(base: &str) -> anyhow::Result<PlanBase> {
     let name = this["name"].as_str().unwrap_or_default().to_owned();
     let cluster = &members["cluster"];
     let founded_slots = cluster["slotsPerClass"].as_u64().and_then(|slots| u16::try_from(slots).ok());
-    let broker =
-        BrokerFacts { name, labels, listening: listening(&status), clients: clients_by_node(cluster), founded_slots };
+    let broker = BrokerFacts {
+        name,
+        labels,
+        listening: listening(&status, cluster),
+        nodes: counted_nodes(cluster),
+        clients: clients_by_node(cluster),
+        founded_slots,
+    };
     let Loaded { declared, last_good, .. } = valid_for(&snapshot, None)?;
     Ok(PlanBase { declared, documents: last_good, broker: Some(broker), held: held(&status) })
 }
@@ -300,23 +313,86 @@ fn held(status: &Value) -> BTreeMap<DocumentIdentity, Held> {
     endpoints.into_iter().flat_map(|endpoints| endpoints.values()).filter_map(of).collect()
 }
 
+/// The other nodes that are in a broker's cluster.
+fn live_peers(cluster: &Value) -> impl Iterator<Item = &Value> {
+    let peers = cluster["peers"].as_array().into_iter().flatten();
+    peers.filter(|peer| matches!(peer["state"].as_str(), Some("in" | "evacuating" | "leaving")))
+}
+
+/// The names of the nodes that are in a broker's cluster, that broker first.
+fn counted_nodes(cluster: &Value) -> Vec<String> {
+    let nodes = [cluster].into_iter().chain(live_peers(cluster));
+    nodes.filter_map(|node| node["node"].as_str().map(str::to_owned)).collect()
+}
+
+/// How many clients an endpoint has at most on another node. One that does not list the endpoint has no room for all, or has told
+/// nothing.
+fn clients_at_most(peer: &Value, endpoint: &str) -> u64 {
+    let unlisted = if peer["endpoints"].is_object() { &peer["unlistedClients"] } else { &peer["clients"] };
+    peer["endpoints"][endpoint].as_u64().or(unlisted.as_u64()).unwrap_or_default()
+}
+
+/// Of whose clients a plan speaks; empty: of one broker's.
+fn counted(nodes: &[String], format: PlanFormat) -> String {
+    if nodes.len() < 2 {
+        return String::new();
+    }
+    let (number, names) = (nodes.len(), nodes.join(", "));
+    match format {
+        PlanFormat::Markdown => format!("Clients are counted on {number} nodes: {}.\n\n", names.replace('|', "\\|")),
+        PlanFormat::Human | PlanFormat::Json => format!("clients of {number} nodes: {names}\n"),
+    }
+}
+
 /// The clients of each node that is in a broker's cluster, that broker included.
 fn clients_by_node(cluster: &Value) -> BTreeMap<Arc<str>, u64> {
-    let peers = cluster["peers"].as_array().into_iter().flatten();
-    let live = peers.filter(|peer| matches!(peer["state"].as_str(), Some("in" | "evacuating" | "leaving")));
+    let live = live_peers(cluster);
     let clients = |node: &Value| Some((Arc::from(node["node"].as_str()?), node["clients"].as_u64()?));
     live.chain([cluster]).filter_map(clients).collect()
 }
 
-fn listening(status: &Value) -> BTreeMap<String, Listening> {
+/// The endpoints that listen on a broker, with their clients on all nodes of its cluster.
+fn listening(status: &Value, cluster: &Value) -> BTreeMap<String, Listening> {
     let endpoints = status.get("endpoints").and_then(Value::as_object);
     let of = |endpoint: &Value| {
         let name: Name = serde_json::from_value(endpoint.get("name")?.clone()).ok()?;
         let address = endpoint.get("address")?.as_str()?.to_owned();
         let connections = endpoint.pointer("/connections/current")?.as_u64()?;
         let live = endpoint.get("state")?.as_str()? == "listening";
-        let connections = u32::try_from(connections).unwrap_or(u32::MAX);
+        let elsewhere: u64 = live_peers(cluster).map(|peer| clients_at_most(peer, name.as_str())).sum();
+        let connections = u32::try_from(connections.saturating_add(elsewhere)).unwrap_or(u32::MAX);
         live.then(|| (name.to_string(), Listening { address, connections }))
     };
     endpoints.into_iter().flat_map(|endpoints| endpoints.values()).filter_map(of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A cluster of three: n2 lists its endpoints, n3 has told nothing, n4 is out.
+    fn cluster() -> Value {
+        json!({"node": "n1", "clients": 2, "peers": [
+            {"node": "n2", "state": "in", "clients": 9, "endpoints": {"mqtt": 5}, "unlistedClients": 4},
+            {"node": "n3", "state": "leaving", "clients": 7, "endpoints": null, "unlistedClients": 0},
+            {"node": "n4", "state": "out", "clients": 100, "endpoints": {"mqtt": 100}, "unlistedClients": 0}]})
+    }
+
+    #[test]
+    fn clients_of_an_endpoint_are_counted_on_all_nodes_that_are_in_and_at_most_where_they_are_not_listed() {
+        let endpoint = |name: &str| json!({"name": name, "address": "127.0.0.1:1883", "state": "listening", "connections": {"current": 2}});
+        let status = json!({"endpoints": {"1": endpoint("mqtt"), "2": endpoint("other")}});
+        let clients = |cluster: &Value, name: &str| listening(&status, cluster)[name].connections;
+        assert_eq!(clients(&cluster(), "mqtt"), 2 + 5 + 7);
+        assert_eq!(clients(&cluster(), "other"), 2 + 4 + 7);
+        assert_eq!(clients(&Value::Null, "mqtt"), 2, "a broker that is in no cluster");
+    }
+
+    #[test]
+    fn a_plan_says_of_how_many_nodes_it_counts_the_clients() {
+        let nodes = counted_nodes(&cluster());
+        assert_eq!(counted(&nodes, PlanFormat::Human), "clients of 3 nodes: n1, n2, n3\n");
+        assert_eq!(counted(&nodes, PlanFormat::Markdown), "Clients are counted on 3 nodes: n1, n2, n3.\n\n");
+        assert_eq!(counted(&counted_nodes(&Value::Null), PlanFormat::Human), "");
+    }
 }

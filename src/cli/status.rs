@@ -47,21 +47,22 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
         return Ok(if good { Exit::Success } else { Exit::Failure });
     }
     let endpoints = if args.all { "/api/endpoints/status?all=true" } else { "/api/endpoints/status" };
-    let paths = ["/api/system/health", "/api/source", endpoints, "/api/plan"];
-    let [health, source, endpoints, plan] = fetch(&args.status, paths)?;
+    let paths = ["/api/system/health", "/api/source", endpoints, "/api/plan", "/api/bridges"];
+    let [health, source, endpoints, plan, bridges] = fetch(&args.status, paths)?;
     let sound = health["health"] == "healthy";
     let text = match args.format {
         Format::Json => {
-            let all = json!({"health": health, "source": source, "endpoints": endpoints["endpoints"], "plan": plan});
+            let all = json!({"health": health, "source": source, "endpoints": endpoints["endpoints"], "plan": plan,
+                "bridges": bridges["bridges"]});
             format!("{all:#}\n")
         }
-        Format::Human => human(&health, &source, &endpoints, &plan),
+        Format::Human => human(&health, &source, &endpoints, &plan, &bridges),
     };
     print(&text)?;
     Ok(if sound { Exit::Success } else { Exit::Failure })
 }
 
-fn human(health: &Value, source: &Value, endpoints: &Value, plan: &Value) -> String {
+fn human(health: &Value, source: &Value, endpoints: &Value, plan: &Value, bridges: &Value) -> String {
     let mut text = String::new();
     let _infallible = writeln!(
         text,
@@ -84,6 +85,9 @@ fn human(health: &Value, source: &Value, endpoints: &Value, plan: &Value) -> Str
     if hidden > 0 && !endpoints["endpoints"].as_object().into_iter().flat_map(serde_json::Map::values).any(listed) {
         let _infallible = writeln!(text, "({hidden} for other brokers, by `nodes`: --all shows them)");
     }
+    for bridge in list(&bridges["bridges"]) {
+        let _infallible = writeln!(text, "bridge {}: {}", word(&bridge["name"]), link(bridge));
+    }
     for pending in list(&plan["pending"]) {
         let _infallible = write!(text, "\n{}: {}\n", word(&pending["endpoint"]), word(&pending["state"]));
         if let Some(what) = pending["pending"].as_str() {
@@ -98,6 +102,15 @@ fn human(health: &Value, source: &Value, endpoints: &Value, plan: &Value) -> Str
         }
     }
     text
+}
+
+/// What a bridge's link does, or which node runs it.
+fn link(bridge: &Value) -> String {
+    let connected = list(&bridge["conditions"]).find(|condition| condition["type"] == "Connected");
+    connected.map_or_else(String::new, |condition| match word(&condition["message"]) {
+        message if message.is_empty() => word(&condition["reason"]),
+        message => message,
+    })
 }
 
 /// What is served.
@@ -187,11 +200,15 @@ mod tests {
         let plan = json!({"pending": [{"endpoint": "ws", "state": "down", "pending": "bind",
             "trouble": [{"reason": "AddressInUse", "message": "by 4711"}],
             "differences": [{"field": "host", "declared": "::", "live": null}]}]});
-        let shown = human(&health, &source, &endpoints, &plan);
+        let bridge = |name: &str, reason: &str, message: &str| json!({"name": name, "conditions": [{"type": "Connected", "reason": reason, "message": message}]});
+        let bridges = json!({"bridges": [
+            bridge("cloud", "RunsElsewhere", "node n2 runs it"), bridge("site", "Connecting", "")]});
+        let shown = human(&health, &source, &endpoints, &plan, &bridges);
         let expected = "serving 0badc0ffee00 from git /etc/weir, up 2 h 1 min\n! EndpointsListening: ws\n\n\
             ENDPOINT      ADDRESS       HEALTH   CLIENTS  DECLARED IN\n\
             mqtt          0.0.0.0:1883  healthy  3/10     a.yaml:2\n\
             w\\u001b[31ms  0.0.0.0:1883  healthy  3        a.yaml:2\n\
+            bridge cloud: node n2 runs it\nbridge site: Connecting\n\
             \nws: down\n  waits: bind\n  AddressInUse: by 4711\n  host: declared \"::\", live null\n";
         assert_eq!(shown, expected);
     }

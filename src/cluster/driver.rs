@@ -163,7 +163,7 @@ impl Driver {
         let (mut more, mut is_stopped) = (false, false);
         loop {
             let within = if more { Duration::ZERO } else { self.sleep() };
-            let Received { batches, relays, leave, stop, spec } = inbox.receive(within);
+            let Received { batches, relays, leave, stop, spec, report } = inbox.receive(within);
             is_stopped |= stop;
             self.now = Millis::try_from(self.epoch.elapsed().as_millis()).unwrap_or(Millis::MAX);
             if leave && !self.leaving {
@@ -174,6 +174,9 @@ impl Driver {
             }
             if let Some(spec) = spec {
                 self.apply_spec(spec);
+            }
+            if let Some(report) = report {
+                self.node.members_mut().set_report(report);
             }
             batches.into_iter().for_each(|(from, batch)| self.node.accept_batch(from, batch));
             self.send_relays(relays);

@@ -21,6 +21,7 @@ struct Contents {
     leave: bool,
     stop: bool,
     spec: Option<DeclaredSpec>,
+    report: Option<Arc<[u8]>>,
     sleeping: bool,
 }
 
@@ -42,6 +43,8 @@ pub(super) struct Received {
     pub(super) stop: bool,
     /// The declared settings have changed.
     pub(super) spec: Option<DeclaredSpec>,
+    /// What the next heartbeats tell the control planes of the other nodes.
+    pub(super) report: Option<Arc<[u8]>>,
 }
 
 impl Inbox {
@@ -77,6 +80,11 @@ impl Inbox {
         self.change(|contents| contents.spec = Some(spec));
     }
 
+    /// Goes with the next heartbeat: nothing is waked for it.
+    pub(super) fn set_report(&self, report: Arc<[u8]>) {
+        self.lock().report = Some(report);
+    }
+
     pub(super) fn stop(&self) {
         self.change(|contents| contents.stop = true);
     }
@@ -97,7 +105,7 @@ impl Inbox {
         let leave = std::mem::take(&mut contents.leave);
         let (batches, relays) = (std::mem::take(&mut contents.batches), std::mem::take(&mut contents.relays));
         let (stop, spec) = (std::mem::take(&mut contents.stop), contents.spec.take());
-        Received { batches, relays, leave, stop, spec }
+        Received { batches, relays, leave, stop, spec, report: contents.report.take() }
     }
 }
 

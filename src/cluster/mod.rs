@@ -7,11 +7,13 @@ pub mod engine;
 mod inbox;
 mod name_check;
 mod report;
+mod reports;
 mod sessions;
 mod settings;
 mod start;
 
-pub use control::ClusterControl;
+pub use control::{ClusterControl, ClusterRequest};
 pub use driver::{ClusterView, EngineServers};
+pub use reports::ReportSettings;
 pub use settings::{DisconnectCause, Role, SettingsView};
 pub use start::{Cluster, ClusterError, ClusterOptions, ClusterPort, StartedCluster};

@@ -133,6 +133,8 @@ impl Driver {
         }
         if self.node.take_slot_view_changed() {
             self.sessions.view.set(self.node.slot_view());
+            // Bridges run where their slots are served.
+            self.publish_soon();
             self.plane.slots_changed();
         }
     }

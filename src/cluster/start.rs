@@ -1,5 +1,6 @@
 //! Joins a cluster: connects to the engine, starts the gateway's thread, and waits until clients may be served.
 
+use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -13,6 +14,7 @@ use super::driver::{ClusterView, Driver};
 use super::engine::{Engine, EngineError, EngineEvents, EngineOptions, Wake};
 use super::inbox::{Inbox, Port};
 use super::name_check::check_name;
+use super::reports::{self, ReportSettings};
 use super::sessions::{RelaySender, Sessions, SharedSlots};
 use super::settings::Settings;
 use crate::net::relay::{RelayConfig, SlotLookup};
@@ -153,7 +155,15 @@ impl Cluster {
         };
         let thread = thread::Builder::new().name("weir-cluster".to_owned()).spawn(run).map_err(ClusterError::Thread)?;
         let replicas = options.engine.replicas;
-        let control = ClusterControl { inbox: Arc::clone(&inbox), requests, counts, view: view.clone(), replicas };
+        let control = ClusterControl {
+            inbox: Arc::clone(&inbox),
+            requests,
+            counts,
+            view: view.clone(),
+            replicas,
+            name: options.engine.cluster.as_str().into(),
+            placement: Arc::default(),
+        };
         Ok(StartedCluster { inbox, view, thread: Some(thread), control: Some(control) })
     }
 }
@@ -167,6 +177,11 @@ impl StartedCluster {
     /// The settings that hold from now on; `None`: the defaults.
     pub fn set_spec(&self, spec: Option<Arc<ClusterSpec>>) {
         self.inbox.set_spec(spec);
+    }
+
+    /// Tells the other nodes what this one has applied, and publishes what they tell, until the node's thread ends.
+    pub fn exchange_reports(&self, settings: ReportSettings) -> impl Future<Output = ()> + Send + 'static {
+        reports::exchange(settings, Arc::clone(&self.inbox), self.view.clone())
     }
 
     /// The control plane's end, once.

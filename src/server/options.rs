@@ -147,6 +147,16 @@ impl SourceOptions {
         }
     }
 
+    /// Whether the brokers that follow the source know each other by it.
+    #[cfg(feature = "cluster")]
+    pub(super) fn joins_nodes(&self) -> bool {
+        #[cfg(feature = "etcd")]
+        if let Self::Etcd(_) = self {
+            return true;
+        }
+        false
+    }
+
     /// The name that a last known good declaration is saved under: one of another source is not used.
     pub(super) fn name(&self) -> String {
         let absolute = |location: String| {

@@ -21,7 +21,7 @@ use crate::apply::{
     publish_sys_topics, report_control_events, run as reconcile,
 };
 #[cfg(feature = "cluster")]
-use crate::cluster::StartedCluster;
+use crate::cluster::{ReportSettings, StartedCluster};
 #[cfg(feature = "etcd")]
 use crate::fleet::{ClusterMember, MemberHandle, spawn_member};
 use crate::net::DataPlane;
@@ -128,9 +128,18 @@ pub(super) fn launch(parts: Parts) -> Result<(Running, mpsc::Sender<Signal>), Se
     };
     let (api, view) = HttpApi::start(socket, shown, &traces, &options)?;
     #[cfg(feature = "etcd")]
-    let member = join_cluster(&options.source, facts, &reconciler, &plane);
+    let member = join_cluster(&options.source, facts.clone(), &reconciler, &plane);
     let state = reconciler.state();
     let mut background = JoinSet::new();
+    #[cfg(feature = "cluster")]
+    if let Some(cluster) = &cluster {
+        background.spawn(cluster.exchange_reports(ReportSettings {
+            shared: Arc::clone(&state),
+            facts,
+            plane: plane.clone(),
+            publishes_nodes: !options.source.joins_nodes(),
+        }));
+    }
     let topics = publish_sys_topics(Arc::clone(&state), plane.clone());
     background.spawn(async { drop(topics.await) });
     background.spawn(report_control_events(Arc::clone(&state), plane.clone()));
@@ -172,6 +181,8 @@ impl Serving {
             }
         };
         reconciler.begin_shutdown();
+        // Before the node leaves its cluster: another one then runs its bridges, as the same clients of the remote brokers.
+        reconciler.pause_bridges().await;
         #[cfg(feature = "etcd")]
         if let Some(member) = self.member {
             member.leave().await;
@@ -182,7 +193,6 @@ impl Serving {
         if let Some(cluster) = &mut cluster {
             cluster.leave().await;
         }
-        reconciler.pause_bridges().await;
         traces.finish(TRACES_GRACE).await;
         tracing::info!("shutdown started: disconnecting clients");
         let grace = *grace.borrow();

@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use super::bridge_placement::BridgeRunner;
 use super::node::ClusterView;
 use crate::net::SocketKey;
 #[cfg(feature = "bridge")]
@@ -205,6 +206,8 @@ pub struct BridgeState {
     pub generation: u64,
     /// The error that keeps the bridge or its newest declaration from running: a file that cannot be used.
     pub failure: Option<String>,
+    /// The node of the cluster that runs it; `None`: it did not run yet, or this node is in no cluster.
+    pub runner: Option<BridgeRunner>,
     /// The id under which its local session is counted; `None`: it never ran.
     pub endpoint: Option<EndpointId>,
     /// `None` where it does not run.

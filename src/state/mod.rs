@@ -1,16 +1,21 @@
 //! The state that the control plane publishes: of this broker after each pass, and of the other brokers.
 //!
 //! `apply` and `cluster` write it; `status` and the command line read it. `control`: one broker's control plane;
-//! `node`: a broker's record for the others. Holds values only.
+//! `node`: a broker's record for the others; `member_report`, `bridge_placement`: what the nodes of a cluster tell each other.
+//! Holds values only.
 
+mod bridge_placement;
 mod control;
+mod member_report;
 mod node;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use weir_declare::reconcile::Timestamp;
 
+pub use bridge_placement::*;
 pub use control::*;
+pub use member_report::*;
 pub use node::*;
 
 /// Now, by the wall clock.

@@ -161,7 +161,32 @@ impl NodeRecord {
     /// See [`RecordError`].
     pub fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
         let record: Self = serde_json::from_slice(bytes)?;
-        if record.format == FORMAT { Ok(record) } else { Err(RecordError::Format(record.format)) }
+        record.check_format()?;
+        Ok(record)
+    }
+
+    /// Whether this build knows the format.
+    ///
+    /// # Errors
+    /// See [`RecordError::Format`].
+    pub(super) fn check_format(&self) -> Result<(), RecordError> {
+        if self.format == FORMAT { Ok(()) } else { Err(RecordError::Format(self.format.clone())) }
+    }
+
+    /// A record of a broker that has told nothing.
+    pub fn empty() -> Self {
+        Self { format: FORMAT.to_owned(), ..Self::default() }
+    }
+
+    /// The record without what may be long: addresses and labels; refusals are counted, and a long error is cut.
+    pub(super) fn without_details(&self) -> Self {
+        let mut record = self.clone();
+        record.more_refusals += record.refusals.len();
+        record.refusals.clear();
+        record.endpoints.addresses.clear();
+        record.labels.clear();
+        record.error = record.error.as_deref().map(bounded);
+        record
     }
 
     /// As it is stored.

@@ -34,6 +34,8 @@ pub struct ClusterMembersView {
     pub isolated: bool,
     /// Connected clients.
     pub clients: u64,
+    #[serde(flatten)]
+    pub applied: ClusterAppliedView,
     /// The slots of each class with which the cluster was founded; `None`: not known.
     pub slots_per_class: Option<u16>,
     /// The nodes that the document `cluster` removes.
@@ -60,6 +62,20 @@ pub struct ClusterMembersView {
     pub undecodable: u64,
 }
 
+/// What a node has applied of its declarations.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterAppliedView {
+    /// `None`: nothing, or it has not told.
+    pub revision: Option<String>,
+    /// Of the declaration; equal on all nodes that serve the same. `None`: it has not told.
+    pub digest: Option<String>,
+    /// It has applied the newest documents that its source has.
+    pub converged: bool,
+    /// Why it has not.
+    pub not_converged: Option<String>,
+}
+
 /// Another node.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -71,6 +87,12 @@ pub struct ClusterPeerView {
     pub version: String,
     /// Its connected clients, by its last heartbeat.
     pub clients: u64,
+    #[serde(flatten)]
+    pub applied: ClusterAppliedView,
+    /// Its clients by endpoint, of the endpoints with the most clients; `None`: it has not told.
+    pub endpoints: Option<BTreeMap<String, u64>>,
+    /// Its clients of all endpoints that it has no room to list.
+    pub unlisted_clients: u64,
     /// Time since its last heartbeat.
     pub silent_ms: u64,
     /// `None`: there is none.

@@ -81,9 +81,14 @@ impl BridgeDriver {
                 continue;
             }
             self.needs_local_setup = false;
-            if !self.settings.enabled {
+            if !self.settings.enabled || desired.held {
                 self.status.set_phase(BridgePhase::Disabled, self.plane.now());
-                self.publish_state(false);
+                if self.settings.enabled {
+                    // The node that runs it next publishes its state.
+                    self.published_state = None;
+                } else {
+                    self.publish_state(false);
+                }
                 if self.desired.changed().await.is_err() {
                     return;
                 }
@@ -124,13 +129,18 @@ impl BridgeDriver {
 
     async fn stop(&mut self, stop: Stop) {
         self.status.set_phase(BridgePhase::Stopped, self.plane.now());
-        self.publish_state(false);
+        if stop != Stop::Move {
+            self.publish_state(false);
+        }
+        if stop == Stop::Pause {
+            return;
+        }
+        if let Err(failure) = self.run_local_task(LocalTask::EndSession).await {
+            tracing::error!(bridge = %self.settings.name, error = failure.message, "bridge session on this broker not removed");
+        }
+        self.plane.publish("", &self.state_topic(), Vec::new(), true);
         if stop == Stop::Remove {
-            if let Err(failure) = self.run_local_task(LocalTask::EndSession).await {
-                tracing::error!(bridge = %self.settings.name, error = failure.message, "bridge session on this broker not removed");
-            }
             self.clear_notification();
-            self.plane.publish("", &self.state_topic(), Vec::new(), true);
             tracing::info!(bridge = %self.settings.name, "bridge removed");
         }
     }

@@ -85,6 +85,8 @@ impl std::fmt::Display for BridgeAddress {
 #[derive(Clone)]
 struct DesiredState {
     settings: Arc<BridgeSettings>,
+    /// Not connected for now: no node of the cluster may run the bridge. The local session queues.
+    held: bool,
     stop: Option<Stop>,
 }
 
@@ -95,6 +97,8 @@ enum Stop {
     Pause,
     /// Its declaration was removed: the sessions on both sides end.
     Remove,
+    /// Another node runs it: the session on this node ends.
+    Move,
 }
 
 /// Runs bridges. Dropping it stops them at once, without draining.
@@ -118,7 +122,8 @@ impl BridgeHost {
     /// Starts a bridge.
     pub fn run(&self, settings: Arc<BridgeSettings>) -> RunningBridge {
         let status = Arc::new(StatusCell::new(self.plane.now()));
-        let (desired, receiver) = watch::channel(DesiredState { settings: Arc::clone(&settings), stop: None });
+        let (desired, receiver) =
+            watch::channel(DesiredState { settings: Arc::clone(&settings), held: false, stop: None });
         let driver = BridgeDriver::new(self.plane.clone(), receiver, Arc::clone(&status));
         let task = self.thread.tasks.spawn(driver.run());
         let queue_poller =
@@ -140,6 +145,17 @@ impl RunningBridge {
     /// Applies new settings.
     pub fn change(&self, settings: Arc<BridgeSettings>) {
         self.desired.send_modify(|desired| desired.settings = settings);
+    }
+
+    /// Whether it is disconnected for now, and only queues.
+    pub fn set_held(&self, held: bool) {
+        self.desired.send_if_modified(|desired| std::mem::replace(&mut desired.held, held) != held);
+    }
+
+    /// Ends the bridge on this node: another one runs it, as the same client of the remote broker. Continues in the background.
+    pub fn move_away(self) {
+        self.desired.send_modify(|desired| desired.stop = Some(Stop::Move));
+        self.queue_poller.abort();
     }
 
     /// The status now.

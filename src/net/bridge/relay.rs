@@ -85,6 +85,7 @@ impl BridgeDriver {
     async fn on_desired_state_changed(&mut self, draining: &mut Option<DrainingLink>) -> Result<(), BridgeFailure> {
         let desired = self.desired.borrow_and_update().clone();
         let stays = desired.stop.is_none()
+            && !desired.held
             && desired.settings.enabled
             && desired.settings.connection == self.settings.connection;
         if stays && draining.is_none() {

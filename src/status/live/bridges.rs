@@ -2,7 +2,7 @@
 
 use crate::net::DataPlane;
 use crate::net::bridge::{BridgePhase, BridgeStatus};
-use crate::state::{BridgeState, ControlState};
+use crate::state::{BridgeRunner, BridgeState, ControlState};
 use crate::status::{BridgeCondition, BridgeLink, BridgeView, Counts, RefusedFilter};
 use weir_bridge::FailureCause;
 use weir_broker::Dropped;
@@ -50,6 +50,18 @@ fn resolved(state: &BridgeState) -> BridgeCondition {
 }
 
 fn connected(state: &BridgeState, status: Option<&BridgeStatus>, now: Timestamp) -> BridgeCondition {
+    match &state.runner {
+        // Neither an error nor known here: that node's condition says.
+        Some(BridgeRunner::Elsewhere(node)) => {
+            let plain =
+                condition("Connected", false, "RunsElsewhere", format!("node {node} runs it"), state.generation);
+            return BridgeCondition { status: ConditionStatus::Unknown, ..plain };
+        }
+        Some(BridgeRunner::Unknown(reason)) => {
+            return condition("Connected", false, "NotPlaced", reason.clone(), state.generation);
+        }
+        Some(BridgeRunner::Here) | None => {}
+    }
     let Some(status) = status else {
         let message = match (&state.failure, state.endpoints.is_empty()) {
             (Some(failure), _) => failure.clone(),

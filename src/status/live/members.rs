@@ -3,23 +3,33 @@
 use std::collections::BTreeMap;
 
 use crate::cluster::{ClusterView, DisconnectCause, Role};
+use crate::state::MemberReport;
 use crate::status::{
-    ClusterEngineView, ClusterLinkView, ClusterLogView, ClusterMembersView, ClusterPeerView, ClusterRelaysView,
-    ClusterSlotView, ClusterSuspectView, ClusterWillsView,
+    ClusterAppliedView, ClusterEngineView, ClusterLinkView, ClusterLogView, ClusterMembersView, ClusterNodeView,
+    ClusterPeerView, ClusterRelaysView, ClusterSlotView, ClusterSuspectView, ClusterWillsView,
 };
 use weir_cluster::members::{PeerState, Suspect};
 use weir_cluster::node::{LinkStatus, NodeStatus, PeerStatus, SlotClass, SlotStatus};
 use weir_cluster::slots::SlotOwner;
 
 /// The node, its peers, and its connections to the engine.
-pub(super) fn members(view: &ClusterView, name: &str) -> ClusterMembersView {
+///
+/// `nodes`: what their control planes have told, this node first.
+pub(super) fn members(view: &ClusterView, name: &str, nodes: &[ClusterNodeView]) -> ClusterMembersView {
     let engine = engine(view);
     let not_ready = not_ready(view);
     let Some(node) = &view.node else {
         let role = role(Role::Member);
-        return ClusterMembersView { node: name.to_owned(), not_ready, role, engine, ..ClusterMembersView::default() };
+        return ClusterMembersView {
+            node: name.to_owned(),
+            not_ready,
+            role,
+            engine,
+            applied: applied(nodes.first()),
+            ..ClusterMembersView::default()
+        };
     };
-    let mut peers: Vec<ClusterPeerView> = node.peers.iter().map(peer).collect();
+    let mut peers: Vec<ClusterPeerView> = node.peers.iter().map(|member| peer(member, nodes)).collect();
     peers.sort_by(|a, b| a.node.cmp(&b.node));
     ClusterMembersView {
         node: node.node.clone(),
@@ -30,6 +40,7 @@ pub(super) fn members(view: &ClusterView, name: &str) -> ClusterMembersView {
         role: role(view.settings.role),
         isolated: view.settings.is_isolated,
         clients: view.settings.clients,
+        applied: applied(nodes.first()),
         slots_per_class: view.founded_slots,
         removed: view.settings.removed.iter().map(ToString::to_string).collect(),
         disconnects: DisconnectCause::ALL
@@ -115,7 +126,19 @@ fn suspects(node: &NodeStatus) -> Vec<ClusterSuspectView> {
     node.suspects.iter().map(view).collect()
 }
 
-fn peer(peer: &PeerStatus) -> ClusterPeerView {
+fn applied(node: Option<&ClusterNodeView>) -> ClusterAppliedView {
+    let Some(ClusterNodeView { record, converged, reason, .. }) = node else { return ClusterAppliedView::default() };
+    ClusterAppliedView {
+        revision: record.applied_revision.clone(),
+        digest: Some(record.declaration_digest.clone()).filter(|digest| !digest.is_empty()),
+        converged: *converged,
+        not_converged: reason.clone(),
+    }
+}
+
+fn peer(peer: &PeerStatus, nodes: &[ClusterNodeView]) -> ClusterPeerView {
+    // One that cannot be read is logged where the records of nodes are read.
+    let report = MemberReport::parse(&peer.report).ok();
     ClusterPeerView {
         node: peer.node.clone(),
         incarnation: format!("{:016x}", peer.incarnation),
@@ -130,6 +153,9 @@ fn peer(peer: &PeerStatus) -> ClusterPeerView {
         },
         version: peer.weir_version.clone(),
         clients: peer.clients,
+        applied: applied(nodes.iter().skip(1).find(|node| node.record.name == peer.node)),
+        unlisted_clients: report.as_ref().map_or(0, |report| report.unlisted_clients),
+        endpoints: report.map(|report| report.endpoints),
         silent_ms: peer.silent_ms,
         link: peer.link.as_ref().map(link),
     }

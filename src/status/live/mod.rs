@@ -167,8 +167,8 @@ impl StatusProvider for LiveStatus {
 
     #[cfg(feature = "cluster")]
     fn cluster_members(&self) -> Option<super::ClusterMembersView> {
-        let view = self.cluster.as_ref()?.borrow();
-        Some(members::members(&view, &self.control.load().node_name))
+        let view = self.cluster.as_ref()?.borrow().clone();
+        Some(members::members(&view, &self.control.load().node_name, &self.state().nodes))
     }
 
     fn cluster_document(&self) -> Option<Conditions> {

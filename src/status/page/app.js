@@ -42,7 +42,7 @@ async function refresh() {
 }
 
 // What shows clients or documents may be refused (403) where the broker is not asked over loopback: the rest is shown.
-const PATHS = ["/api/endpoints/status", "/api/source", "/api/system/health", "/api/cluster/nodes"];
+const PATHS = ["/api/endpoints/status", "/api/source", "/api/system/health", "/api/cluster/nodes", "/api/cluster/members"];
 const GUARDED = ["/api/plan", "/api/endpoints/history?limit=30", "/api/bridges"];
 
 async function load() {
@@ -53,9 +53,9 @@ async function load() {
       refused = error.message;
       return null;
     });
-  const [status, source, system, nodes, plan, history, bridges] = await Promise.all([...PATHS.map(fetched), ...GUARDED.map(guarded)]);
+  const [status, source, system, nodes, members, plan, history, bridges] = await Promise.all([...PATHS.map(fetched), ...GUARDED.map(guarded)]);
   return {
-    endpoints: Object.values(status.endpoints), source, system, nodes, refused,
+    endpoints: Object.values(status.endpoints), source, system, nodes, members, refused,
     diagnostics: plan?.diagnostics ?? [], history: history?.entries ?? null, bridges: bridges?.bridges ?? [],
   };
 }

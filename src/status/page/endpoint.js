@@ -192,10 +192,11 @@ function showBridges(node, answer, wanted, data) {
     if (bridges.length === 0) return empty("No bridge uses this endpoint. To forward its messages to another broker, declare a bridge, and name it here with enableBridge: true and bridges: [NAME].");
     return table("Bridges", ["Bridge", "State", "Address", "Queued", "Dropped", "Declared in"], bridges.map((bridge) => {
       const bad = bridge.conditions.find((condition) => conditionKind(condition) === "bad");
+      const elsewhere = bridge.conditions.find((condition) => condition.reason === "RunsElsewhere");
       const dropped = Object.values(bridge.link?.messagesDropped ?? {}).reduce((sum, number) => sum + number, 0);
       return el("tr", {},
         el("th", { scope: "row" }, bridge.name),
-        el("td", {}, badge(bad ? "bad" : bridge.link?.connected ? "good" : "off", bad ? `✗ ${bad.reason}` : bridge.link?.connected ? "✓ connected" : "– not running"), bad && el("div", {}, bad.message)),
+        el("td", {}, badge(bad ? "bad" : bridge.link?.connected ? "good" : "off", bad ? `✗ ${bad.reason}` : bridge.link?.connected ? "✓ connected" : `– ${elsewhere?.message ?? "not running"}`), bad && el("div", {}, bad.message)),
         el("td", {}, el("code", {}, bridge.link?.address ?? bridge.addresses[0] ?? "")),
         el("td", { class: "number" }, count(bridge.link?.queuedMessages)),
         el("td", { class: "number" }, count(dropped)),

@@ -43,7 +43,7 @@ export function showOverview(data) {
   if (!data.history) show($("history-list"), data.refused, () => el("p", { class: "quiet" }, "Not shown: see above."));
   else showHistory($("history-list"), data.history, `No revision has been applied yet. Commit a document to ${data.source.location}.`);
   showSource(data.source);
-  showNodes(data.nodes.nodes, data.nodes.trouble);
+  showNodes(data.nodes.nodes, data.nodes.trouble, data.members.cluster);
   showTiles();
 }
 
@@ -229,17 +229,39 @@ function showSource(source) {
     ]));
 }
 
-function showNodes(nodes, trouble) {
+// `cluster`: null where the broker is alone. Its nodes that have no record, as they are out or have left, are listed last.
+function showNodes(nodes, trouble, cluster) {
   $("nodes-note").textContent = trouble ? `The other brokers are shown as they were last known: ${trouble}` : "";
-  show($("nodes"), nodes, () =>
-    nodes.map((node) =>
+  const states = stateOfNodes(cluster);
+  const gone = (cluster?.peers ?? []).filter((peer) => !nodes.some((node) => node.name === peer.node));
+  show($("nodes"), [nodes, states, gone.map((peer) => peer.node)], () =>
+    [...nodes.map((node) =>
       el("tr", {},
-        el("th", { scope: "row" }, pageOf(node), node.this && el("span", { class: "quiet" }, " (this one)"), node.duplicateName && badge("bad", "✗ two of this name")),
+        el("th", { scope: "row" }, pageOf(node), node.this && el("span", { class: "quiet" }, " (this one)"), el("small", { class: "quiet" }, ` ${node.version} `), stateOf(states[node.name]), node.duplicateName && badge("bad", "✗ two of this name")),
         el("td", {}, badge(node.converged ? "good" : "warn", node.converged ? "✓ yes" : "! no"), node.reason && ` ${node.reason}`, refusalsOf(node)),
         el("td", {}, revision(documentsOf(node)), el("small", { class: "quiet" }, " at "), revision(node.appliedRevision)),
         el("td", { class: "nowrap" }, `${node.endpoints.listening} of ${node.endpoints.declared}`),
         el("td", { class: "number" }, count(node.connections)))),
+    ...gone.map((peer) =>
+      el("tr", {},
+        el("th", { scope: "row" }, peer.node, el("small", { class: "quiet" }, ` ${peer.version} `), stateOf(states[peer.node])),
+        el("td", {}, "–"), el("td", {}, "–"), el("td", {}, "–"), el("td", { class: "number" }, "–")))],
   );
+}
+
+// The state of each node of the cluster, and its problem, by name.
+function stateOfNodes(cluster) {
+  if (!cluster) return {};
+  const problem = (name) => cluster.suspects.find((suspect) => suspect.node === name)?.reason ?? "";
+  const own = !cluster.in ? "out" : cluster.role === "member" ? "in" : cluster.role;
+  const states = [[cluster.node, own, cluster.notReady ?? ""], ...cluster.peers.map((peer) => [peer.node, peer.state, ""])];
+  return Object.fromEntries(states.map(([name, state, reason]) => [name, { state, reason: reason || problem(name) }]));
+}
+
+function stateOf(known) {
+  if (!known) return null;
+  const good = known.state === "in" && !known.reason;
+  return el("span", {}, badge(good ? "good" : "warn", `${good ? "✓" : "!"} ${known.state}`), known.reason && ` ${known.reason}`);
 }
 
 // Equal where brokers serve the same documents, even if the revisions of the store differ.

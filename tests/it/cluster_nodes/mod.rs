@@ -1,6 +1,8 @@
 //! Clusters of real brokers and real nats-servers. Each test starts its own on free ports and ends them.
 
+mod bridges;
 mod clients;
+mod control;
 mod delivery;
 #[cfg(feature = "etcd")]
 mod discovery;

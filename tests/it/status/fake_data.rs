@@ -211,12 +211,20 @@ pub fn members() -> ClusterMembersView {
         duplicates: 1,
         ..ClusterLinkView::default()
     };
+    let applied = ClusterAppliedView {
+        revision: Some("0badc0ffee00".to_owned()),
+        converged: true,
+        ..ClusterAppliedView::default()
+    };
     let peer = ClusterPeerView {
         node: "n2".to_owned(),
         incarnation: "00000000000000b2".to_owned(),
         state: "in",
         version: "0.0.0-test".to_owned(),
         clients: 4,
+        applied: applied.clone(),
+        endpoints: Some(BTreeMap::from([("mqtt".to_owned(), 3)])),
+        unlisted_clients: 1,
         silent_ms: 1_700,
         link: Some(link),
     };
@@ -230,6 +238,7 @@ pub fn members() -> ClusterMembersView {
         role: "member",
         isolated: false,
         clients: 3,
+        applied,
         slots_per_class: Some(16),
         removed: vec!["n4".to_owned()],
         disconnects: BTreeMap::from([("evacuated", 0), ("isolated", 7), ("removed", 0)]),

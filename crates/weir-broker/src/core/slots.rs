@@ -6,7 +6,7 @@ use crate::core::subscribe::FILTER_WORK;
 use crate::ids::{ConnectionSlot, Millis, SessionId};
 use crate::links::link::LinkMessage;
 use crate::observe::events::Ended;
-use crate::placement::{Slots, needs_owner, session_slot};
+use crate::placement::{OF_NODE_PREFIX, Slots, needs_owner, session_slot};
 use crate::{Admission, Core, Durability};
 use weir_mqtt::ReasonCode;
 
@@ -62,6 +62,16 @@ impl Core {
     /// The slot of a session that belongs to its owner.
     fn slot_of_session(&self, session: &Session) -> Option<u16> {
         let durability = session.slot_class?;
+        let namespace = self.routing.name(session.namespace);
+        Some(session_slot(durability, namespace, &session.client_id, self.slots.per_class))
+    }
+
+    /// The slot of a bridge's session. The control plane begins and ends such sessions, so the cores close none of them.
+    fn slot_of_bridge(&self, session: &Session) -> Option<u16> {
+        if !session.client_id.starts_with(OF_NODE_PREFIX) {
+            return None;
+        }
+        let durability = if session.durable.is_some() { Durability::Disk } else { Durability::Memory };
         let namespace = self.routing.name(session.namespace);
         Some(session_slot(durability, namespace, &session.client_id, self.slots.per_class))
     }
@@ -123,7 +133,16 @@ impl Core {
 
     fn sweep_session(&mut self, id: SessionId, work: &mut usize, now: Millis) {
         let Some(session) = self.clients.session(id).filter(|session| !session.ending) else { return };
-        let Some(slot) = self.slot_of_session(session) else { return };
+        let Some(slot) = self.slot_of_session(session) else {
+            // A bridge runs where its slot is served: its queue keeps the slot here, as a client's session does.
+            if let Some(slot) = self.slot_of_bridge(session)
+                && self.slots.releasing.contains(slot)
+                && let Some(sweep) = &mut self.slots.sweep
+            {
+                sweep.occupied.insert(slot);
+            }
+            return;
+        };
         let is_lost = !self.slots.serves(slot);
         if is_lost && session.durable.is_none() {
             *work = work.saturating_sub(session.filters() * FILTER_WORK);

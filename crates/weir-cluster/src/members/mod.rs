@@ -11,6 +11,7 @@ mod stream_health;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use weir_broker::Millis;
 
@@ -202,6 +203,7 @@ pub struct Member<'a> {
 pub struct Members {
     config: MembersConfig,
     load: Load,
+    report: Arc<[u8]>,
     started: Millis,
     /// Founding and version of the slot table that this node has applied.
     slots_applied: (Incarnation, u64),
@@ -234,6 +236,7 @@ impl Members {
         Self {
             config,
             load: Load::default(),
+            report: Arc::default(),
             started: now,
             slots_applied: (0, 0),
             leaving: false,
@@ -283,6 +286,7 @@ impl Members {
                 founded: self.slots_applied.0,
                 applied: self.slots_applied.1,
             }),
+            report: Arc::clone(&self.report),
         })
     }
 
@@ -314,6 +318,12 @@ impl Members {
     /// What the following heartbeats say about load.
     pub const fn set_load(&mut self, load: Load) {
         self.load = load;
+    }
+
+    /// What the following heartbeats carry for the control planes of the other nodes, at most
+    /// [`REPORT_MAX_BYTES`](crate::wire::REPORT_MAX_BYTES).
+    pub fn set_report(&mut self, report: Arc<[u8]>) {
+        self.report = report;
     }
 
     /// Whether the node is evacuated: it should own no slots, and stays a member. A heartbeat that says so is due now.

@@ -34,6 +34,7 @@ pub(super) fn record(node: &str, incarnation: Incarnation, sequence: u64) -> Hea
         evacuating: false,
         uptime_ms: 0,
         slots: None,
+        report: Default::default(),
     }
 }
 

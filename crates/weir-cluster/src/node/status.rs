@@ -1,5 +1,7 @@
 //! What operators see of a node.
 
+use std::sync::Arc;
+
 use weir_broker::Millis;
 use weir_broker::gateway::WillCounts;
 
@@ -39,6 +41,8 @@ pub struct PeerStatus {
     pub clients: u64,
     /// Its sessions, as it said last.
     pub sessions: u64,
+    /// What its control plane said last. Empty: nothing.
+    pub report: Arc<[u8]>,
     /// Time since its last heartbeat, milliseconds.
     pub silent_ms: Millis,
     /// The link; `None`: there is none.
@@ -138,6 +142,7 @@ impl ClusterNode {
             addresses: member.heartbeat.addresses.clone(),
             clients: member.heartbeat.load.clients,
             sessions: member.heartbeat.load.sessions,
+            report: Arc::clone(&member.heartbeat.report),
             silent_ms: now.saturating_sub(member.moved_at),
             link: link_of(member.heartbeat.incarnation),
         });

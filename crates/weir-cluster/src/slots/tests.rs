@@ -152,6 +152,7 @@ fn peer(node: &str, incarnation: Incarnation, uptime_ms: Millis, applied: u64) -
         evacuating: false,
         uptime_ms,
         slots: Some(HeartbeatSlots { has_data_dir: true, founded: 7, applied }),
+        report: Default::default(),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Heartbeats: what a node says about itself in the stream of members.
 
+use std::sync::Arc;
+
 use super::WireVersions;
 use super::field::{FieldError, FieldProblem, text};
 use super::record::{RecordError, decode_record, encode_record, number, put_field, put_number};
@@ -19,6 +21,7 @@ const SLOTS: u64 = 11;
 const UPTIME: u64 = 12;
 const SLOTS_FOUNDED: u64 = 13;
 const SLOTS_APPLIED: u64 = 14;
+const REPORT: u64 = 15;
 
 /// Flags of `SLOTS`.
 const OWNS_SLOTS: u64 = 1;
@@ -31,6 +34,8 @@ const EVACUATING: u64 = 3;
 
 /// Addresses of a node at most.
 const ADDRESSES_MAX: usize = 64;
+/// Bytes of a node's report at most. A longer one is not written, and not read.
+pub const REPORT_MAX_BYTES: usize = 32 << 10;
 
 /// A node's record in the stream of members. The stream keeps the newest of each node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +64,8 @@ pub struct Heartbeat {
     pub uptime_ms: u64,
     /// What it does with slots. `None`: its version does not know them.
     pub slots: Option<HeartbeatSlots>,
+    /// What its control plane tells those of the others: opaque here. Empty: nothing.
+    pub report: Arc<[u8]>,
 }
 
 /// What a node does with slots.
@@ -109,6 +116,9 @@ impl Heartbeat {
                 put_number(out, SLOTS_FOUNDED, slots.founded);
                 put_number(out, SLOTS_APPLIED, slots.applied);
             }
+            if (1..=REPORT_MAX_BYTES).contains(&self.report.len()) {
+                put_field(out, REPORT, &self.report);
+            }
         });
     }
 
@@ -117,6 +127,7 @@ impl Heartbeat {
         let (mut node, mut incarnation, mut sequence, mut wire_min, mut wire_max) = (None, None, None, None, None);
         let (mut weir_version, mut addresses, mut load, mut leaving) = ("", Vec::new(), Load::default(), 0);
         let (mut uptime_ms, mut flags, mut founded, mut applied) = (0, 0, 0, 0);
+        let mut report: &[u8] = &[];
         for field in decode_record(bytes)? {
             let (tag, value) = field?;
             match tag {
@@ -135,6 +146,7 @@ impl Heartbeat {
                 UPTIME => uptime_ms = number(value, "uptime")?,
                 SLOTS_FOUNDED => founded = number(value, "founding of the slots")?,
                 SLOTS_APPLIED => applied = number(value, "applied version of the slots")?,
+                REPORT if value.len() <= REPORT_MAX_BYTES => report = value,
                 _ => {} // of a newer version
             }
         }
@@ -156,6 +168,7 @@ impl Heartbeat {
             evacuating: leaving == EVACUATING,
             uptime_ms,
             slots: (flags & OWNS_SLOTS != 0).then_some(HeartbeatSlots { has_data_dir, founded, applied }),
+            report: report.into(),
         })
     }
 }

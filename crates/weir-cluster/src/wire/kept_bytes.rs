@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use weir_broker::gateway::{PeerMessage, PeerPublish, Positions, RetainedEntry, RetainedPublisher};
 use weir_mqtt::ProtocolVersion;
@@ -132,6 +133,7 @@ fn heartbeat() -> Heartbeat {
         evacuating: false,
         uptime_ms: 0,
         slots: None,
+        report: Arc::default(),
     }
 }
 
@@ -140,12 +142,23 @@ fn heartbeats_of_version_1_are_read_and_written() {
     let kept = kept();
     let slots = Some(HeartbeatSlots { has_data_dir: true, founded: 77, applied: 300 });
     let with_slots = Heartbeat { leaving: false, evacuating: true, uptime_ms: 90_000, slots, ..heartbeat() };
-    for (name, heartbeat) in [("heartbeat", heartbeat()), ("heartbeat_with_slots", with_slots)] {
+    let with_report = Heartbeat { report: b"{}".as_slice().into(), ..heartbeat() };
+    let heartbeats =
+        [("heartbeat", heartbeat()), ("heartbeat_with_slots", with_slots), ("heartbeat_with_report", with_report)];
+    for (name, heartbeat) in heartbeats {
         let mut written = Vec::new();
         assert_eq!(Heartbeat::decode(&kept[name]).as_ref(), Ok(&heartbeat), "{name}");
         heartbeat.encode(&mut written);
         assert_eq!(hex(&written), hex(&kept[name]), "{name}");
     }
+}
+
+#[test]
+fn a_report_that_is_too_long_does_not_cost_the_heartbeat() {
+    let (long, mut written) =
+        (Heartbeat { report: vec![b'x'; REPORT_MAX_BYTES + 1].into(), ..heartbeat() }, Vec::new());
+    long.encode(&mut written);
+    assert_eq!(Heartbeat::decode(&written), Ok(heartbeat()));
 }
 
 #[test]

@@ -26,7 +26,7 @@ pub use envelope::{Acknowledgement, Envelope, EnvelopeError};
 pub use field::{FieldError, FieldProblem};
 pub use frame::{Frame, FrameError, decode_frame, encode_frame, encode_relay_frame};
 pub(crate) use frame::{FrameHeader, decode_body, frame_header};
-pub use heartbeat::{Heartbeat, HeartbeatSlots, Load};
+pub use heartbeat::{Heartbeat, HeartbeatSlots, Load, REPORT_MAX_BYTES};
 pub use record::RecordError;
 pub use relay::{RelayClose, RelayFrame};
 pub use retained::{decode_retained_entry, encode_retained_entry};

@@ -124,6 +124,7 @@ fn heartbeat(rng: &mut Rng) -> Heartbeat {
             founded: rng.any(),
             applied: rng.any(),
         }),
+        report: rng.text(40).into_bytes().into(),
     }
 }
 
