@@ -8,6 +8,7 @@ mod document;
 mod large;
 mod load;
 mod membership;
+mod moves;
 mod nodes;
 mod pressure;
 mod refusals;

@@ -1,5 +1,6 @@
 //! The cluster, its clients, and what goes wrong.
 
+mod planned;
 mod troubles;
 
 use std::collections::BTreeMap;
@@ -57,7 +58,14 @@ impl World {
         let mut engine = Engine::new(nodes);
         let mut on = || rng.below(2) == 0;
         let (lossy, delays) = (on(), on());
-        let troubles = Troubles { link_cuts: on(), pauses: on(), elections: on(), engine_cuts: on(), crashes: on() };
+        let troubles = Troubles {
+            link_cuts: on(),
+            pauses: on(),
+            elections: on(),
+            engine_cuts: on(),
+            crashes: on(),
+            planned: on(),
+        };
         engine.network.loss = if lossy { 3 + rng.below(30) } else { 1_000_000 };
         engine.network.delays = delays;
         engine.stores_twice = fault == Some(Fault::StoredTwice);
@@ -184,29 +192,11 @@ impl World {
                 let process = Process::new(number, self.incarnations, self.shards, self.work, self.now);
                 host.process = Some(process);
             }
+            self.advance_planned(number);
             let acts = self.now < TROUBLE_MS + HEALED_MS + PROBES_MS;
             self.turn(number, acts)?;
         }
         self.check_one_owner()
-    }
-
-    /// No two nodes serve one slot.
-    fn check_one_owner(&mut self) -> Result<(), String> {
-        let now = self.now;
-        let mut served: BTreeMap<u16, usize> = BTreeMap::new();
-        for host in self.hosts.iter_mut().filter(|host| host.runs(now)) {
-            let Some(process) = &mut host.process else { continue };
-            if !process.is_in(now) {
-                continue;
-            }
-            let view = process.node.gateway().slot_view();
-            for slot in (0..view.per_class * 2).filter(|slot| view.owner(*slot) == SlotOwner::Here) {
-                if let Some(other) = served.insert(slot, host.number) {
-                    return Err(format!("n{} and n{other} serve slot {slot}", host.number));
-                }
-            }
-        }
-        Ok(())
     }
 
     /// A node takes what has come, works, and sends.
@@ -329,6 +319,7 @@ impl World {
         if !self.clients[number].is_connected {
             return Ok(());
         }
+        self.clients[number].last_connected = self.now;
         let loses = if self.clients[number].role == Role::Testator { 300 } else { 1500 };
         if self.history.healed_at.is_none() && self.rng.one_in(loses) {
             self.lose_connection(number);
@@ -381,8 +372,6 @@ impl World {
                 let is_it =
                     |host: &Host| host.process.as_ref().is_some_and(|process| process.incarnation == incarnation);
                 if let Some(host) = self.hosts.iter().position(is_it) {
-                    // A session in memory does not move.
-                    client.session_lost();
                     client.host = host;
                 }
             }
@@ -401,9 +390,14 @@ impl World {
         self.note(|| format!("{name} connects to n{host}"));
     }
 
-    fn connected(&mut self, number: usize, is_present: bool) {
+    fn connected(&mut self, number: usize, is_present: bool) -> Result<(), String> {
         if !is_present && self.clients[number].role != Role::Testator {
+            self.check_loss(number)?;
             self.clients[number].session_lost();
+        }
+        let host = self.clients[number].host;
+        if !self.clients[number].session().hosts.contains(&host) {
+            self.clients[number].session().hosts.push(host);
         }
         self.clients[number].is_connected = true;
         // A SUBSCRIBE that was not answered is sent as a new one.
@@ -424,6 +418,7 @@ impl World {
             };
             self.send(number, &packet);
         }
+        Ok(())
     }
 
     fn subscribe(&mut self, number: usize, filters: &[(&str, u8)]) {
@@ -512,7 +507,7 @@ impl World {
                 let name = client.name.clone();
                 self.note(|| format!("{name} is subscribed"));
             }
-            Packet::ConnAck { code: 0, session_present, .. } => self.connected(number, session_present),
+            Packet::ConnAck { code: 0, session_present, .. } => self.connected(number, session_present)?,
             // The slot of its session goes to another node.
             Packet::ConnAck { code: 0x88, .. } | Packet::Disconnect { .. } => {}
             other => return Err(format!("{} was sent {other:?}", client.name)),

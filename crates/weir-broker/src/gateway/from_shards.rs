@@ -103,6 +103,9 @@ impl Gateway {
                 self.on_client_will((namespace, client_id), stamp, will, outside);
             }
             LinkMessage::SlotsApplied { number, occupied } => self.slots.on_applied(from, number, occupied),
+            LinkMessage::Held { number } => self.moves.on_held(from, number),
+            LinkMessage::Exported { number, copy } => self.moves.on_exported(number, copy.map(|copy| *copy)),
+            LinkMessage::Imported { number, sessions } => self.moves.on_imported(number, sessions),
             LinkMessage::GroupReturn { group, message, peer } => {
                 if self.peers.get(peer).is_some() {
                     self.send_to_group(peer, &group, &message, true, outside, now);

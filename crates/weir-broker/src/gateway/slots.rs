@@ -1,6 +1,6 @@
 //! The slots of sessions that this node serves, and what its shards have made of a change.
 
-use super::{Gateway, Slots};
+use super::{Gateway, SlotSets, Slots};
 use crate::ids::ShardId;
 use crate::links::link::LinkMessage;
 
@@ -37,18 +37,17 @@ impl SlotReports {
 }
 
 impl Gateway {
-    /// The node serves the slots `owned`, of `per_class` in each class, from now on. No session may begin in those of them that
-    /// are in `releasing`. Returns the number of the change. Before the first call, no slot is served.
+    /// What the node does with the slots from now on, of which there are `per_class` in each class. Returns the number of the
+    /// change. Before the first call, no slot is served.
     ///
     /// A node that was out is to be told its slots again when it is in, from a table that was read since: before that,
     /// [`Gateway::is_confirmed`] is false. Shards take this before an [`Gateway::set_in_until`] that follows.
-    pub fn set_slots(&mut self, per_class: u16, owned: Slots, releasing: Slots) -> u64 {
+    pub fn set_slots(&mut self, per_class: u16, sets: SlotSets) -> u64 {
         self.slots.number += 1;
         self.slots.stale = false;
         let number = self.slots.number;
-        (0..self.shards).for_each(|shard| {
-            self.links.push(ShardId(shard), LinkMessage::Slots { number, per_class, owned, releasing });
-        });
+        (0..self.shards)
+            .for_each(|shard| self.links.push(ShardId(shard), LinkMessage::Slots { number, per_class, sets }));
         number
     }
 
