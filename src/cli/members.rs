@@ -122,17 +122,23 @@ fn slots(all: &Value) -> String {
     let mut text = String::new();
     for durability in ["memory", "disk"] {
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        let mut moving: BTreeMap<String, usize> = BTreeMap::new();
         let mut unserved = 0;
         for slot in list(all).filter(|slot| slot["durability"] == durability) {
             *counts.entry(slot["node"].as_str().map_or("no node".to_owned(), printable)).or_default() += 1;
             unserved += usize::from(slot["served"] == Value::Bool(false));
+            if let Some(node) = slot["movesTo"].as_str() {
+                *moving.entry(printable(node)).or_default() += 1;
+            }
         }
         if counts.is_empty() || (counts.len() == 1 && counts.contains_key("no node")) {
             continue;
         }
         let counts: Vec<String> = counts.into_iter().map(|(node, count)| format!("{node} {count}")).collect();
         let unserved = if unserved > 0 { format!("; {unserved} not served now") } else { String::new() };
-        let _infallible = writeln!(text, "sessions ({durability}), slots by node: {}{unserved}", counts.join(", "));
+        let moving: String = moving.iter().map(|(node, count)| format!("; {count} move to {node}")).collect();
+        let counts = counts.join(", ");
+        let _infallible = writeln!(text, "sessions ({durability}), slots by node: {counts}{unserved}{moving}");
     }
     text.push('\n');
     text
@@ -206,7 +212,7 @@ mod tests {
             "engine": {"servers": {"links": "s1", "streams": null}},
             "suspects": [{"node": "n2", "reason": "no heartbeat for 1700 ms"}],
             "log": {"applied": 7, "waiting": 0, "unstoredBytes": 12},
-            "slots": [{"slot": 0, "durability": "memory", "node": "n1", "served": false},
+            "slots": [{"slot": 0, "durability": "memory", "node": "n1", "served": false, "movesTo": "n2"},
                 {"slot": 1, "durability": "memory", "node": "n2", "served": true},
                 {"slot": 2, "durability": "memory", "node": "n2", "served": true},
                 {"slot": 3, "durability": "disk", "node": null, "served": false}],
@@ -219,7 +225,7 @@ mod tests {
             ! not ready: the node is out\n! n2: no heartbeat for 1700 ms\n\
             not converged: n2: it has applied revision 7, the newest is 9\n\
             retained log: applied to 7, 0 entries wait, 12 bytes not stored\n\
-            sessions (memory), slots by node: n1 1, n2 2; 1 not served now\n\n\
+            sessions (memory), slots by node: n1 1, n2 2; 1 not served now; 1 move to n2\n\n\
             PEER      STATE  VERSION  REVISION  CLIENTS  HEARTBEAT   UNACKED  SENT  RESENDS  GAPS\n\
             n2        in     1.0.0    7         3        1.7 s ago   64       1234  1        0\n\
             n\\u001b3  left   1.0.0    -         0        60.0 s ago  -        -     -        -\n";

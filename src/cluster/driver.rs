@@ -53,6 +53,8 @@ pub struct ClusterView {
     pub servers: EngineServers,
     /// The node has told the others that it leaves.
     pub has_left: bool,
+    /// This node leaves, and its sessions are on their way to other nodes.
+    pub gives_slots: bool,
     /// What the document `cluster` makes of this node.
     pub settings: SettingsView,
     /// The slots with which the cluster was founded; `None`: not known.
@@ -239,7 +241,9 @@ impl Driver {
                 let sent = self.heartbeats.remove(&token).unwrap_or(now);
                 self.heartbeats.retain(|known, _| *known > token);
                 self.node.members_mut().on_heartbeat_acked(sent, now);
-                self.has_left |= self.leaving;
+                if self.leaving && !std::mem::replace(&mut self.has_left, true) {
+                    self.next_publish = 0;
+                }
             }
             EngineEvent::HeartbeatFailed { token, reason } => {
                 self.heartbeats.remove(&token);
@@ -367,6 +371,10 @@ impl Driver {
         while let Some(event) = self.node.next_event() {
             self.reporter.member(&event);
         }
+        while let Some(event) = self.node.next_move_event() {
+            self.reporter.slot_move(&event);
+            self.next_publish = 0;
+        }
         while let Some((token, bytes)) = self.node.next_heartbeat(self.now) {
             self.heartbeats.insert(token, self.now);
             if self.engine.heartbeat(token, bytes.into()).is_err() {
@@ -442,6 +450,7 @@ impl Driver {
             engine: self.engine.counts(),
             servers: self.servers.clone(),
             has_left: self.has_left,
+            gives_slots: self.leaving && self.node.is_giving_slots(),
             settings: self.settings.view(clients),
             founded_slots: Some(self.node.slot_view().per_class).filter(|slots| *slots > 0),
         };

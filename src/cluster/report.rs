@@ -4,6 +4,7 @@ use super::engine::{ConnectionChange, EngineConnection};
 use super::settings::Role;
 use weir_cluster::MemberEvent;
 use weir_cluster::members::Refusal;
+use weir_cluster::node::MoveEvent;
 
 /// Says what changes, and repeats nothing.
 #[derive(Debug, Default)]
@@ -101,6 +102,26 @@ impl Reporter {
                 "cluster node removed: the cluster document names it in `removed`, so it takes part no more and serves no \
                  clients; stop it, or take its name from the list"
             ),
+        }
+    }
+
+    pub(super) fn slot_move(&mut self, event: &MoveEvent) {
+        match event {
+            MoveEvent::Began { slots, to } => {
+                tracing::info!(slots = slots.count_ones(), to, "cluster slot move began");
+            }
+            MoveEvent::Finished { slots, to, sessions } => {
+                tracing::info!(slots = slots.count_ones(), to, sessions, "cluster slot move finished");
+            }
+            MoveEvent::Abandoned { slots, to, why } => tracing::warn!(
+                slots = slots.count_ones(),
+                to,
+                reason = %why,
+                "cluster slot move abandoned: this node goes on serving the sessions"
+            ),
+            MoveEvent::Received { sessions } => {
+                tracing::info!(sessions, "cluster slot copy received: it counts when the slot table says so");
+            }
         }
     }
 

@@ -32,6 +32,8 @@ const RECEIVE_LIMIT_BYTES: usize = 16 << 20;
 const LINK_HIGH_BYTES: u64 = 8 << 20;
 /// How long a node that leaves waits for its last heartbeat.
 const LEAVE_WITHIN: Duration = Duration::from_secs(3);
+/// How long its sessions may then take to move to other nodes.
+const LEAVE_MOVES_WITHIN: Duration = Duration::from_secs(15);
 
 /// How a node joins its cluster.
 #[derive(Debug, Clone)]
@@ -205,12 +207,19 @@ impl StartedCluster {
         }
     }
 
-    /// Tells the other nodes that this one leaves.
+    /// Tells the other nodes that this one leaves, and waits until its sessions have moved to them.
     pub async fn leave(&mut self) {
         self.inbox.leave();
         let left = tokio::time::timeout(LEAVE_WITHIN, self.view.wait_for(|view| view.has_left));
         if left.await.is_err() {
             tracing::warn!("cluster not left in time: the other nodes take this one out after 3 s");
+            return;
+        }
+        let given = tokio::time::timeout(LEAVE_MOVES_WITHIN, self.view.wait_for(|view| !view.gives_slots));
+        if given.await.is_err() {
+            tracing::warn!(
+                "cluster slot moves not finished in time: the sessions that are still here are away or lost"
+            );
         }
     }
 

@@ -48,6 +48,8 @@ pub struct ClusterMembersView {
     pub suspects: Vec<ClusterSuspectView>,
     /// Which node has which persistent sessions, by slot.
     pub slots: Vec<ClusterSlotView>,
+    /// Moves of slots.
+    pub moves: ClusterMovesView,
     /// Connections that nodes relay to the node that has their session.
     pub relays: ClusterRelaysView,
     /// Wills that nodes keep for each other.
@@ -144,6 +146,20 @@ pub struct ClusterSlotView {
     pub node: Option<String>,
     /// Whether that node serves it, as far as this one knows.
     pub served: bool,
+    /// The node to which this one is moving it with its sessions; `None`: it is not.
+    pub moves_to: Option<String>,
+}
+
+/// Moves of slots with their sessions, since the process's start.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterMovesView {
+    /// Moves from this node that were finished, and that were abandoned.
+    pub finished: u64,
+    pub abandoned: u64,
+    /// Sessions that went to other nodes, and that were copied to this one.
+    pub sessions_sent: u64,
+    pub sessions_received: u64,
 }
 
 /// Relayed connections. Totals count from the process's start.
@@ -295,6 +311,7 @@ fn slots(out: &mut DescriptorEncoder, view: &ClusterMembersView) -> fmt::Result 
     let help = "Slots of persistent sessions that no node serves, as far as this one knows: their clients get 0x88.";
     let unserved = view.slots.iter().filter(|slot| !slot.served).count() as u64;
     super::metrics::gauge(out, "weir_cluster_slots_unserved", help, unserved)?;
+    moves(out, &view.moves)?;
     let help = "Clients whose connection was relayed to the node with their session.";
     let mut family = out.encode_descriptor("weir_cluster_relays", help, None, MetricType::Counter)?;
     for (role, count) in [("socket", view.relays.opened), ("session", view.relays.accepted)] {
@@ -313,6 +330,20 @@ fn slots(out: &mut DescriptorEncoder, view: &ClusterMembersView) -> fmt::Result 
     super::metrics::counter(out, "weir_cluster_wills_refused", help, view.wills.refused)?;
     let help = "Wills that this node published for a node that died.";
     super::metrics::counter(out, "weir_cluster_wills_published", help, view.wills.published)
+}
+
+fn moves(out: &mut DescriptorEncoder, moves: &ClusterMovesView) -> fmt::Result {
+    let help = "Moves of slots with their sessions to other nodes. After an abandoned one, this node serves on.";
+    let mut family = out.encode_descriptor("weir_cluster_slot_moves", help, None, MetricType::Counter)?;
+    for (result, count) in [("finished", moves.finished), ("abandoned", moves.abandoned)] {
+        family.encode_family(&[("result", result)])?.encode_counter::<NoLabelSet, u64, f64>(&count, None)?;
+    }
+    let help = "Persistent sessions that were moved to other nodes, and copied from them.";
+    let mut family = out.encode_descriptor("weir_cluster_moved_sessions", help, None, MetricType::Counter)?;
+    for (direction, count) in [("sent", moves.sessions_sent), ("received", moves.sessions_received)] {
+        family.encode_family(&[("direction", direction)])?.encode_counter::<NoLabelSet, u64, f64>(&count, None)?;
+    }
+    Ok(())
 }
 
 fn log(out: &mut DescriptorEncoder, log: &ClusterLogView) -> fmt::Result {

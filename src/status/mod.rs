@@ -42,8 +42,8 @@ pub use bridges::{BridgeCondition, BridgeLink, BridgeView, RefusedFilter};
 pub use hosts::is_host_name;
 pub use live::LiveStatus;
 pub use members::{
-    ClusterAppliedView, ClusterEngineView, ClusterLinkView, ClusterLogView, ClusterMembersView, ClusterPeerView,
-    ClusterRelaysView, ClusterSlotView, ClusterSuspectView, ClusterWillsView, PEER_STATES,
+    ClusterAppliedView, ClusterEngineView, ClusterLinkView, ClusterLogView, ClusterMembersView, ClusterMovesView,
+    ClusterPeerView, ClusterRelaysView, ClusterSlotView, ClusterSuspectView, ClusterWillsView, PEER_STATES,
 };
 pub use metrics::prometheus_metrics;
 pub use router::paths;

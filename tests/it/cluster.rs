@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use weir_broker::gateway::{
-    Gateway, Outside, PeerMessage, PeerPublish, PeerSlot, Positions, RetainedEntry, RetainedPublisher, Slots,
+    Gateway, Outside, PeerMessage, PeerPublish, PeerSlot, Positions, RetainedEntry, RetainedPublisher, SlotSets,
 };
 use weir_broker::placement::session_slot;
 use weir_broker::{Batch, Durability, ShardId};
@@ -223,7 +223,8 @@ impl Cluster {
             heard: vec![vec![(0, 0); count]; count],
         };
         for (node, (gateway, ends)) in cluster.nodes.iter_mut().enumerate() {
-            gateway.set_slots(SLOTS, (0..SLOTS * 2).filter(|slot| owner(*slot, count) == node).collect(), Slots::NONE);
+            let owned = (0..SLOTS * 2).filter(|slot| owner(*slot, count) == node).collect();
+            gateway.set_slots(SLOTS, SlotSets { owned, ..SlotSets::default() });
             gateway.set_in_until(u64::MAX);
             for peer in (0..count).filter(|peer| *peer != node) {
                 gateway.add_peer(PeerSlot(peer as u16), incarnation(peer), 0, ends);

@@ -81,6 +81,12 @@ impl Slots {
         Self(self.0 | other.0)
     }
 
+    /// The slots that both sets have.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
     /// The slots of this set that the other one does not have.
     #[must_use]
     pub fn without(self, other: Self) -> Self {
@@ -98,6 +104,28 @@ impl FromIterator<u16> for Slots {
         let mut set = Self::NONE;
         slots.into_iter().for_each(|slot| set.insert(slot));
         set
+    }
+}
+
+/// What a node does with the slots of its cluster. What is in none of these is of other nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SlotSets {
+    /// The node owns them.
+    pub owned: Slots,
+    /// Of `owned`: no session may begin in them, as they are to be given to another node.
+    pub releasing: Slots,
+    /// Of `owned`: their sessions are being copied to another node. No client is served.
+    pub frozen: Slots,
+    /// Not of `owned`: their sessions are copied from another node, and are kept here.
+    pub importing: Slots,
+    /// Another node has what was here of them: it is dropped, without the wills.
+    pub moved: Slots,
+}
+
+impl SlotSets {
+    /// Slots whose sessions have two copies at the moment, of which none is served.
+    pub(crate) fn in_move(&self) -> Slots {
+        self.frozen.union(self.importing)
     }
 }
 

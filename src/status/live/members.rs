@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use crate::cluster::{ClusterView, DisconnectCause, Role};
 use crate::state::MemberReport;
 use crate::status::{
-    ClusterAppliedView, ClusterEngineView, ClusterLinkView, ClusterLogView, ClusterMembersView, ClusterNodeView,
-    ClusterPeerView, ClusterRelaysView, ClusterSlotView, ClusterSuspectView, ClusterWillsView,
+    ClusterAppliedView, ClusterEngineView, ClusterLinkView, ClusterLogView, ClusterMembersView, ClusterMovesView,
+    ClusterNodeView, ClusterPeerView, ClusterRelaysView, ClusterSlotView, ClusterSuspectView, ClusterWillsView,
 };
 use weir_cluster::members::{PeerState, Suspect};
 use weir_cluster::node::{LinkStatus, NodeStatus, PeerStatus, SlotClass, SlotStatus};
@@ -51,6 +51,12 @@ pub(super) fn members(view: &ClusterView, name: &str, nodes: &[ClusterNodeView])
         peers,
         suspects: suspects(node),
         slots: node.slots.slots.iter().map(slot).collect(),
+        moves: ClusterMovesView {
+            finished: node.moves.finished,
+            abandoned: node.moves.abandoned,
+            sessions_sent: node.moves.sessions_sent,
+            sessions_received: node.moves.sessions_received,
+        },
         relays: ClusterRelaysView {
             opened: node.relays.opened,
             accepted: node.relays.accepted,
@@ -85,6 +91,7 @@ fn slot(slot: &SlotStatus) -> ClusterSlotView {
         },
         node: slot.node.clone(),
         served: slot.served != SlotOwner::Unknown,
+        moves_to: slot.moves_to.clone(),
     }
 }
 

@@ -10,6 +10,7 @@ mod document;
 mod large;
 mod load;
 mod membership;
+mod moves;
 mod nodes;
 mod pressure;
 mod refusals;

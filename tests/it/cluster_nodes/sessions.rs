@@ -15,7 +15,7 @@ const VERSIONS: [Version; 2] = [Version::V3_1_1, Version::V5];
 const CLIENTS: usize = 12;
 
 /// A CONNECT that continues a session.
-fn continuing(version: Version, id: &str) -> Connect {
+pub(super) fn continuing(version: Version, id: &str) -> Connect {
     let properties = match version {
         Version::V5 => vec![(SESSION_EXPIRY, PropertyValue::Number(600))],
         _ => Vec::new(),
@@ -24,7 +24,7 @@ fn continuing(version: Version, id: &str) -> Connect {
 }
 
 /// A client, and whether its session was present.
-fn enter(node: &Node, connect: Connect) -> (Client, bool) {
+pub(super) fn enter(node: &Node, connect: Connect) -> (Client, bool) {
     let mut client = Client::open(node.address, connect.version);
     client.send(&Packet::Connect(connect));
     match client.receive() {
@@ -40,13 +40,13 @@ fn answer(node: &Node, version: Version, id: &str) -> Option<Packet> {
     client.receive()
 }
 
-fn leave(mut client: Client) {
+pub(super) fn leave(mut client: Client) {
     client.send(&Packet::Disconnect { code: 0, properties: Vec::new() });
     while client.receive().is_some() {}
 }
 
 /// Waits until all nodes know the owners of all sessions.
-fn settle(cluster: &Nodes) {
+pub(super) fn settle(cluster: &Nodes) {
     for node in &cluster.nodes {
         for number in 0..CLIENTS {
             let id = format!("settle-{number}");

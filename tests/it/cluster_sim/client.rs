@@ -35,6 +35,8 @@ pub struct Session {
     pub received: Vec<Received>,
     /// When the first SUBACK came.
     pub subscribed_at: Option<u64>,
+    /// The nodes that served it.
+    pub hosts: Vec<usize>,
 }
 
 /// A packet that waits for its answer.
@@ -62,6 +64,8 @@ pub struct Client {
     pub sessions: Vec<Session>,
     pub receive_maximum: u32,
     pub wills: u64,
+    /// When it was last connected.
+    pub last_connected: u64,
 }
 
 impl Client {
@@ -82,6 +86,7 @@ impl Client {
             sessions: vec![Session::default()],
             receive_maximum: 100,
             wills: 0,
+            last_connected: 0,
         }
     }
 

@@ -95,13 +95,18 @@ impl History {
         self.check_group(clients, hosts)
     }
 
-    /// Whether a publish was acknowledged to reach a subscription of `host` since `subscribed`.
-    fn is_promised(&self, published: &Published, publisher: &Host, host: &Host, subscribed: u64) -> bool {
+    /// Whether a publish was acknowledged to reach a subscription since `subscribed`, on whichever nodes its session was.
+    fn is_promised(&self, published: &Published, hosts: &[Host], session: &Session, subscribed: u64) -> bool {
         let Some(acked) = published.acked_at else { return false };
         let healed = self.healed_at.is_some_and(|healed| published.at >= healed);
+        let served = |(at, host): (usize, &usize)| {
+            hosts[*host].did_not_fail(if at == 0 { subscribed } else { published.at }, acked)
+        };
         published.qos > 0
             && published.at > subscribed
-            && (healed || host.was_in(subscribed, acked) && publisher.was_in(published.at, acked))
+            && (healed
+                || session.hosts.iter().enumerate().all(served)
+                    && hosts[published.host].did_not_fail(published.at, acked))
     }
 
     fn check_delivered(&self, client: &Client, hosts: &[Host]) -> Result<(), String> {
@@ -109,8 +114,7 @@ impl History {
         let Some(since) = session.subscribed_at else { return Err("has no SUBACK".to_owned()) };
         let received: std::collections::BTreeSet<Key> = session.received.iter().map(key).collect();
         for published in &self.published {
-            let publisher = &hosts[published.host];
-            if self.is_promised(published, publisher, &hosts[client.host], since)
+            if self.is_promised(published, hosts, session, since)
                 && !published.payload.is_empty()
                 && !received.contains(&(published.topic.clone(), published.payload.clone()))
             {
@@ -138,9 +142,9 @@ impl History {
                 return Err(format!("{count} members received {published:?}"));
             }
             let promised = since.is_some_and(|since| {
-                let publisher = &hosts[published.host];
-                members.iter().all(|m| self.is_promised(published, publisher, &hosts[m.host], since))
-                    && members.iter().all(|m| hosts[m.host].was_in(published.at, u64::MAX - 1))
+                let sessions = || members.iter().filter_map(|member| member.sessions.last());
+                sessions().all(|session| self.is_promised(published, hosts, session, since))
+                    && sessions().flat_map(|s| &s.hosts).all(|m| hosts[*m].did_not_fail(published.at, u64::MAX - 1))
             });
             if count == 0 && promised {
                 return Err(format!("no member received {published:?}"));

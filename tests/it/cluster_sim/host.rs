@@ -41,8 +41,12 @@ pub struct Host {
     pub process: Option<Process>,
     pub restart_at: u64,
     pub paused_until: u64,
-    /// Times in which it was not in, or did not run; the last may be open.
-    outages: Vec<(u64, Option<u64>)>,
+    /// It leaves by SIGTERM, and ends by then at the latest.
+    pub leaves_until: Option<u64>,
+    /// The document names it until then.
+    pub evacuated_until: u64,
+    /// Times in which it was not in, or did not run, and whether that was planned; the last may be open.
+    outages: Vec<(u64, Option<u64>, bool)>,
 }
 
 impl Process {
@@ -230,7 +234,15 @@ impl Process {
 
 impl Host {
     pub fn new(number: usize) -> Self {
-        Self { number, process: None, restart_at: 0, paused_until: 0, outages: vec![(0, None)] }
+        Self {
+            number,
+            process: None,
+            restart_at: 0,
+            paused_until: 0,
+            leaves_until: None,
+            evacuated_until: 0,
+            outages: vec![(0, None, false)],
+        }
     }
 
     pub fn runs(&self, now: u64) -> bool {
@@ -246,14 +258,29 @@ impl Host {
     pub fn observe(&mut self, now: u64) {
         let is_in = self.process.as_mut().is_some_and(|process| process.is_in(now));
         match self.outages.last_mut() {
-            Some((_, end @ None)) if is_in => *end = Some(now),
-            Some((_, Some(_))) | None if !is_in => self.outages.push((now, None)),
+            Some((_, end @ None, _)) if is_in => *end = Some(now),
+            Some((_, Some(_), _)) | None if !is_in => self.outages.push((now, None, false)),
             _ => {}
+        }
+    }
+
+    /// It has left, as was planned, with all of its slots.
+    pub fn left(&mut self, now: u64) {
+        self.process = None;
+        self.observe(now);
+        if let Some((_, None, is_planned)) = self.outages.last_mut() {
+            *is_planned = true;
         }
     }
 
     /// Whether it lived and was in all the time.
     pub fn was_in(&self, from: u64, to: u64) -> bool {
-        self.outages.iter().all(|(begin, end)| *begin > to || end.is_some_and(|end| end < from))
+        self.outages.iter().all(|(begin, end, _)| *begin > to || end.is_some_and(|end| end < from))
+    }
+
+    /// Whether it lived and was in all the time, but for the times after it had left.
+    pub fn did_not_fail(&self, from: u64, to: u64) -> bool {
+        let mut failures = self.outages.iter().filter(|(_, _, is_planned)| !is_planned);
+        failures.all(|(begin, end, _)| *begin > to || end.is_some_and(|end| end < from))
     }
 }

@@ -73,6 +73,11 @@ fn retained_publish_that_is_delivered_directly_too_is_found() {
 }
 
 #[test]
+fn slot_table_that_is_written_before_the_copy_is_there_is_found() {
+    found_within(Fault::TableBeforeCopy, 20);
+}
+
+#[test]
 fn a_seed_replays_exactly() {
     for seed in 0..3 {
         let [first, second] = [(); 2].map(|()| {

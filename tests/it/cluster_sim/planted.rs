@@ -21,6 +21,8 @@ pub enum Fault {
     StoredTwice,
     /// A retained publish is delivered directly, too.
     RetainedDirect,
+    /// The slot table gives slots to a node that has no copy of their sessions.
+    TableBeforeCopy,
 }
 
 /// What falsifies.

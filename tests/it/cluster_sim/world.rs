@@ -1,6 +1,7 @@
 //! The cluster, its clients, and what goes wrong.
 
 mod checks;
+mod planned;
 mod troubles;
 
 use std::collections::BTreeMap;
@@ -58,7 +59,14 @@ impl World {
         let mut engine = Engine::new(nodes);
         let mut on = || rng.below(2) == 0;
         let (lossy, delays) = (on(), on());
-        let troubles = Troubles { link_cuts: on(), pauses: on(), elections: on(), engine_cuts: on(), crashes: on() };
+        let troubles = Troubles {
+            link_cuts: on(),
+            pauses: on(),
+            elections: on(),
+            engine_cuts: on(),
+            crashes: on(),
+            planned: on(),
+        };
         engine.network.loss = if lossy { 3 + rng.below(30) } else { 1_000_000 };
         engine.network.delays = delays;
         engine.stores_twice = fault == Some(Fault::StoredTwice);
@@ -196,6 +204,7 @@ impl World {
                 let process = Process::new(number, self.incarnations, self.shards, self.work, self.now);
                 host.process = Some(process);
             }
+            self.advance_planned(number);
             let acts = self.now < TROUBLE_MS + HEALED_MS + PROBES_MS;
             self.turn(number, acts)?;
         }
@@ -328,6 +337,7 @@ impl World {
         if !self.clients[number].is_connected {
             return Ok(());
         }
+        self.clients[number].last_connected = self.now;
         let loses = if self.clients[number].role == Role::Testator { 300 } else { 1500 };
         if self.history.healed_at.is_none() && self.rng.one_in(loses) {
             self.lose_connection(number);
@@ -366,8 +376,6 @@ impl World {
                 let is_it =
                     |host: &Host| host.process.as_ref().is_some_and(|process| process.incarnation == incarnation);
                 if let Some(host) = self.hosts.iter().position(is_it) {
-                    // A session in memory does not move.
-                    client.session_lost();
                     client.host = host;
                 }
             }
@@ -386,9 +394,14 @@ impl World {
         self.note(|| format!("{name} connects to n{host}"));
     }
 
-    fn connected(&mut self, number: usize, is_present: bool) {
+    fn connected(&mut self, number: usize, is_present: bool) -> Result<(), String> {
         if !is_present && !self.clients[number].is_clean() {
+            self.check_loss(number)?;
             self.clients[number].session_lost();
+        }
+        let host = self.clients[number].host;
+        if !self.clients[number].session().hosts.contains(&host) {
+            self.clients[number].session().hosts.push(host);
         }
         self.clients[number].is_connected = true;
         // A SUBSCRIBE that was not answered is sent as a new one.
@@ -409,6 +422,7 @@ impl World {
             };
             self.send(number, &packet);
         }
+        Ok(())
     }
 
     fn subscribe(&mut self, number: usize, filters: &[(&str, u8)]) {
@@ -497,7 +511,7 @@ impl World {
                 let name = client.name.clone();
                 self.note(|| format!("{name} is subscribed"));
             }
-            Packet::ConnAck { code: 0, session_present, .. } => self.connected(number, session_present),
+            Packet::ConnAck { code: 0, session_present, .. } => self.connected(number, session_present)?,
             // The slot of its session goes to another node.
             Packet::ConnAck { code: 0x88, .. } | Packet::Disconnect { .. } => {}
             other => return Err(format!("{} was sent {other:?}", client.name)),

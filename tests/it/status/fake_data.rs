@@ -250,8 +250,10 @@ pub fn members() -> ClusterMembersView {
                 durability,
                 node: node.map(str::to_owned),
                 served,
+                moves_to: (slot == 0).then(|| "n2".to_owned()),
             })
             .into(),
+        moves: ClusterMovesView { finished: 9, abandoned: 1, sessions_sent: 40, sessions_received: 30 },
         wills: ClusterWillsView { entrusted: 3, entrusted_bytes: 90, kept: 2, refused: 1, published: 4 },
         relays: ClusterRelaysView { opened: 5, accepted: 6, bytes_sent: 700, bytes_received: 800, resets: 1 },
         log: ClusterLogView { applied: 12, waiting: 1, unstored_bytes: 64 },

@@ -28,6 +28,7 @@ impl Core {
     pub(crate) fn take_records(&mut self) -> Option<RecordBatch> {
         let batch = self.journal.end_epoch();
         self.settle_epochs();
+        self.answer_moves();
         batch
     }
 
@@ -36,6 +37,7 @@ impl Core {
         self.now = now;
         self.journal.on_store_ack(ack);
         self.settle_epochs();
+        self.answer_moves();
         self.release_publishes(now);
         if ack == StoreAck::Full(true) {
             self.refuse_waiting();

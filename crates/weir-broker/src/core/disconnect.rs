@@ -115,9 +115,13 @@ impl Core {
         // Messages of an earlier process are older than anything that is due now.
         self.send_restored();
         let Some(due) = self.clients.session_by_ref(session) else { return };
-        if due.connection.is_some() || due.ending {
+        if due.connection.is_some() || due.ending || self.is_in_move(session.id) {
             return;
         }
+        if self.moves.put_off(session) {
+            return;
+        }
+        let Some(due) = self.clients.session_by_ref(session) else { return };
         let restored_wait_until = self.wills.restored_wait_until();
         if due.policy.id == EndpointId::RESTORED && due.will.is_some() && now < restored_wait_until {
             // The rules that authorize it are not known yet; when they are, this is asked again.

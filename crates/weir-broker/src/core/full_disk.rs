@@ -66,7 +66,7 @@ impl Core {
 
     /// Handles the publishes that waited, as long as the disk has room and keeps up.
     pub(crate) fn release_publishes(&mut self, now: Millis) {
-        while !self.journal.is_full() && self.journal.has_caught_up() {
+        while !self.journal.is_full() && self.journal.has_caught_up() && !self.moves.is_held() {
             let Some(id) = self.held_publishes.next_connection() else { return };
             let Some(connection) = self.clients.open(id) else { continue };
             let version = connection.version;

@@ -82,6 +82,7 @@ impl Core {
             group: Some(Arc::clone(&key)),
             record: RecordId::NONE,
             may_be_duplicate: false,
+            is_copied: false,
         };
         if member.shard == here {
             self.deliver(member.session.id, delivery, context, now);

@@ -37,6 +37,7 @@ impl Core {
         }
         self.links.answer_barriers();
         self.settle_epochs();
+        self.answer_moves();
     }
 
     /// Processes what a link brought, as far as it need not wait.
@@ -127,9 +128,11 @@ impl Core {
                 self.journal.set_in_until(until);
                 self.release_held_wills(now);
             }
-            LinkMessage::Slots { number, per_class, owned, releasing } => {
-                self.set_slots(number, (per_class, owned, releasing), now);
-            }
+            LinkMessage::Slots { number, per_class, sets } => self.set_slots(number, per_class, sets, now),
+            LinkMessage::Hold { number, until } => self.begin_hold(number, until),
+            LinkMessage::Release { number } => self.end_hold(number, now),
+            LinkMessage::Export { number, slots, max_bytes } => self.export_slots(number, slots, max_bytes, now),
+            LinkMessage::Import { number, slots, copy } => self.import_slots(number, slots, &copy, now),
             LinkMessage::ListClients { peer, key, from } => self.list_clients(peer, key, from),
             LinkMessage::Stamp(stamp) => self.stamp = self.stamp.max(stamp),
             // The gateway alone is sent these.
@@ -137,7 +140,10 @@ impl Core {
             | LinkMessage::ClientConnected { .. }
             | LinkMessage::Clients(_)
             | LinkMessage::ClientWill { .. }
-            | LinkMessage::SlotsApplied { .. } => {
+            | LinkMessage::SlotsApplied { .. }
+            | LinkMessage::Held { .. }
+            | LinkMessage::Exported { .. }
+            | LinkMessage::Imported { .. } => {
                 self.observe.count_error(Site::ShardOfBatch);
             }
             LinkMessage::Pause(id) => self.clients.pause(id),

@@ -17,6 +17,7 @@ mod flow_control;
 mod full_disk;
 pub(crate) mod group_delivery;
 mod handover;
+mod hold;
 mod incoming_aliases;
 pub(crate) mod inspect;
 mod intercept;
@@ -35,6 +36,9 @@ mod restore;
 mod retained_read;
 mod route;
 mod session_queue;
+mod slot_copies;
+#[cfg(test)]
+mod slot_copies_tests;
 pub(crate) mod slots;
 #[cfg(test)]
 mod slots_tests;
@@ -52,6 +56,7 @@ use crate::clients::state::Clients;
 use crate::clients::timers::Timer;
 use crate::clients::wills::Wills;
 use crate::core::deferred::{Deferred, WorkBudget};
+use crate::core::hold::Moves;
 use crate::core::slots::SlotState;
 use crate::delivery::fanout_scheduler::FanoutScheduler;
 use crate::delivery::held_publishes::HeldPublishes;
@@ -156,6 +161,8 @@ pub struct Core {
     pub(crate) stamp: u64,
     /// In a cluster: which sessions this node serves.
     pub(crate) slots: SlotState,
+    /// What a move of slots needs of this shard.
+    pub(crate) moves: Moves,
     /// Groups owned here whose members have changed in this turn, for the gateway.
     pub(crate) touched_groups: BTreeSet<Arc<GroupKey>>,
     /// Numbers the SUBSCRIBEs that wait for other shards.
@@ -196,6 +203,7 @@ impl Core {
             gateway: None,
             stamp: 0,
             slots: SlotState::default(),
+            moves: Moves::default(),
             touched_groups: BTreeSet::new(),
             serial: 0,
             routes_of_disconnected: Vec::new(),
@@ -274,6 +282,7 @@ impl Core {
             }
             // Matched by reference: a decoded packet is large, and moving it out costs more than decoding it.
             match &decode(&bytes[consumed..], &context) {
+                Ok(Decoded::Packet { packet: Packet::Publish(_), .. }) if self.waits_for_hold(conn) => break,
                 Ok(Decoded::Packet { packet, len }) => {
                     self.work += 1;
                     self.on_packet(conn, packet, &bytes[consumed..consumed + len], now);
@@ -425,12 +434,17 @@ impl Core {
         }
         self.expire_retained(now);
         self.run_deferred(now);
+        self.expire_hold(now);
+        self.answer_moves();
     }
 
     /// When [`Core::tick`] is next needed.
     pub fn next_deadline(&self) -> Option<Millis> {
         let at_once = (self.outbox.has_restored() || !self.deferred.is_empty()).then_some(0);
-        [self.clients.next_timer(), self.routing.next_expiry(), at_once].into_iter().flatten().min()
+        [self.clients.next_timer(), self.routing.next_expiry(), self.moves.deadline(), at_once]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// A client that was silent for one and a half times its keep-alive is gone [MQTT-3.1.2-22].

@@ -21,10 +21,11 @@ impl Core {
     pub(crate) fn send_will(
         &mut self,
         session: SessionRef,
-        (namespace, client_id, policy): (NamespaceId, &str, &EndpointPolicy),
+        (namespace, client_id, policy): (NamespaceId, &str, &Arc<EndpointPolicy>),
         will: PendingWill,
         now: Millis,
     ) {
+        let Some(will) = self.hold_due_will(session, (namespace, client_id, policy), will) else { return };
         let Some(will) = self.intercept_will((namespace, client_id, policy), will) else { return };
         if let Some(why) = self.will_refusal(namespace, client_id, &policy.name, &will) {
             return self.refuse_will(namespace, client_id, policy, &will, why);

@@ -274,6 +274,7 @@ fn queued(subscriber: Subscriber, message: &Message) -> Queued {
         group: None,
         record: RecordId::NONE,
         may_be_duplicate: false,
+        is_copied: false,
     };
     // The store of retained messages has its bytes.
     Queued { message: message.clone(), delivery, retained: true, sharers: usize::MAX }

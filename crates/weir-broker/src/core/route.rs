@@ -86,6 +86,7 @@ impl Core {
                 group: None,
                 record: RecordId::NONE,
                 may_be_duplicate: false,
+                is_copied: false,
             };
             self.deliver(matched.session, delivery, context, now);
         }

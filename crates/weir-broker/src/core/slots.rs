@@ -3,12 +3,15 @@
 use crate::clients::session::Session;
 use crate::core::deferred::Task;
 use crate::core::subscribe::FILTER_WORK;
-use crate::ids::{ConnectionSlot, Millis, SessionId};
+use crate::ids::{ConnId, ConnectionSlot, Millis, SessionId};
 use crate::links::link::LinkMessage;
 use crate::observe::events::Ended;
-use crate::placement::{OF_NODE_PREFIX, Slots, needs_owner, session_slot};
+use crate::placement::{OF_NODE_PREFIX, SlotSets, Slots, needs_owner, session_slot};
 use crate::{Admission, Core, Durability};
 use weir_mqtt::ReasonCode;
+
+/// How long the clients of a slot that is given to another node have to finish what is in flight.
+const FREEZE_DRAIN_MS: Millis = 300;
 
 /// What this shard knows of the node's slots.
 #[derive(Debug, Default)]
@@ -16,8 +19,9 @@ pub(crate) struct SlotState {
     /// Of the last change.
     number: u64,
     per_class: u16,
-    owned: Slots,
-    releasing: Slots,
+    sets: SlotSets,
+    /// Served again, or for the first time, after a move: what became due meanwhile is done.
+    resumed: Slots,
     /// The pass over all sessions that the last change began.
     sweep: Option<Sweep>,
 }
@@ -28,11 +32,22 @@ struct Sweep {
     next: u32,
     /// Slots that are not served, or released, in which sessions were found.
     occupied: Slots,
+    /// Of these, those of bridges.
+    pinned: Slots,
 }
 
 impl SlotState {
     fn serves(&self, slot: u16) -> bool {
-        self.owned.union(self.releasing).contains(slot)
+        self.sets.owned.without(self.sets.frozen).contains(slot)
+    }
+
+    pub(crate) fn frozen(&self) -> Slots {
+        self.sets.frozen
+    }
+
+    /// Whether its sessions are kept.
+    fn keeps(&self, slot: u16) -> bool {
+        self.sets.owned.union(self.sets.importing).contains(slot)
     }
 }
 
@@ -56,11 +71,11 @@ impl Core {
         // The lease may be over although its end was not processed yet: then another node may own the slot.
         self.journal.is_suspended(now)
             || !self.slots.serves(slot)
-            || (self.slots.releasing.contains(slot) && !resumes())
+            || (self.slots.sets.releasing.contains(slot) && !resumes())
     }
 
     /// The slot of a session that belongs to its owner.
-    fn slot_of_session(&self, session: &Session) -> Option<u16> {
+    pub(crate) fn slot_of_session(&self, session: &Session) -> Option<u16> {
         let durability = session.slot_class?;
         let namespace = self.routing.name(session.namespace);
         Some(session_slot(durability, namespace, &session.client_id, self.slots.per_class))
@@ -80,24 +95,46 @@ impl Core {
     pub(crate) fn is_unowned(&self, session: &Session) -> bool {
         self.gateway.is_some()
             && session.durable.is_some()
-            && self.slot_of_session(session).is_some_and(|slot| !self.slots.serves(slot))
+            && self.slot_of_session(session).is_some_and(|slot| !self.slots.keeps(slot))
     }
 
-    /// The node serves other slots from now on. Connections of slots that it does not serve are closed at once, without what
-    /// was not sent yet; their sessions end in this turn and later ones, but for those on disk.
-    pub(crate) fn set_slots(&mut self, number: u64, (per_class, owned, releasing): (u16, Slots, Slots), now: Millis) {
+    /// Whether a session has two copies at the moment: nothing becomes due.
+    pub(crate) fn is_in_move(&self, id: SessionId) -> bool {
+        let in_move = self.slots.sets.in_move();
+        !in_move.is_empty()
+            && self
+                .clients
+                .session(id)
+                .and_then(|session| self.slot_of_session(session))
+                .is_some_and(|slot| in_move.contains(slot))
+    }
+
+    /// The node serves other slots from now on. Connections of slots that it does not own are closed at once, without what
+    /// was not sent yet; their sessions end in this turn and later ones, but for those on disk. Those of frozen slots are
+    /// disconnected when nothing is in flight.
+    pub(crate) fn set_slots(&mut self, number: u64, per_class: u16, mut sets: SlotSets, now: Millis) {
         if number <= self.slots.number {
             return;
         }
-        let is_swept = self.slots.sweep.is_some();
-        self.slots = SlotState { number, per_class, owned, releasing, sweep: Some(Sweep::default()) };
-        let lost = |session: &Session| self.slot_of_session(session).is_some_and(|slot| !self.slots.serves(slot));
+        let before = std::mem::take(&mut self.slots);
+        let (is_swept, served) = (before.sweep.is_some(), sets.owned.without(sets.frozen));
+        let unfinished = |slots: Slots| if is_swept { slots } else { Slots::NONE };
+        sets.moved = sets.moved.union(unfinished(before.sets.moved)).without(sets.owned.union(sets.importing));
+        let resumed = unfinished(before.resumed).union(before.sets.in_move()).and(served);
+        self.slots = SlotState { number, per_class, sets, resumed, sweep: Some(Sweep::default()) };
         let open = self.clients.connections().filter(|(_, connection)| !connection.closing);
-        let lost: Vec<ConnectionSlot> = open
-            .filter(|(_, connection)| self.clients.session(connection.session).is_some_and(lost))
-            .map(|(slot, _)| slot)
-            .collect();
-        lost.into_iter().for_each(|slot| self.close_unsent(slot));
+        let of_slots = open.filter_map(|(slot, connection)| {
+            let of = self.slot_of_session(self.clients.session(connection.session)?)?;
+            (!served.contains(of)).then_some((slot, sets.frozen.contains(of)))
+        });
+        for (slot, is_frozen) in of_slots.collect::<Vec<_>>() {
+            if is_frozen {
+                let conn = ConnId { slot, generation: self.clients.generation(slot) };
+                self.begin_drain(conn, ReasonCode::UseAnotherServer as u8, None, now + FREEZE_DRAIN_MS, now);
+            } else {
+                self.close_unsent(slot);
+            }
+        }
         if !is_swept {
             self.sweep_slots(&mut self.config.work.at_once.clone(), now);
         }
@@ -116,10 +153,10 @@ impl Core {
         while *work > 0 {
             let Some(sweep) = &mut self.slots.sweep else { return };
             if sweep.next as usize >= self.clients.session_slots() {
-                let (number, occupied) = (self.slots.number, sweep.occupied);
+                let (number, occupied, pinned) = (self.slots.number, sweep.occupied, sweep.pinned);
                 self.slots.sweep = None;
                 if let Some(gateway) = self.gateway {
-                    self.links.push(gateway, LinkMessage::SlotsApplied { number, occupied });
+                    self.links.push(gateway, LinkMessage::SlotsApplied { number, occupied, pinned });
                 }
                 return;
             }
@@ -134,21 +171,27 @@ impl Core {
     fn sweep_session(&mut self, id: SessionId, work: &mut usize, now: Millis) {
         let Some(session) = self.clients.session(id).filter(|session| !session.ending) else { return };
         let Some(slot) = self.slot_of_session(session) else {
-            // A bridge runs where its slot is served: its queue keeps the slot here, as a client's session does.
+            // A bridge runs where its slot is served: its queue keeps the slot here.
             if let Some(slot) = self.slot_of_bridge(session)
-                && self.slots.releasing.contains(slot)
+                && self.slots.sets.releasing.contains(slot)
                 && let Some(sweep) = &mut self.slots.sweep
             {
                 sweep.occupied.insert(slot);
+                sweep.pinned.insert(slot);
             }
             return;
         };
-        let is_lost = !self.slots.serves(slot);
-        if is_lost && session.durable.is_none() {
+        let (is_lost, is_durable) = (!self.slots.keeps(slot), session.durable.is_some());
+        let is_moved = self.slots.sets.moved.contains(slot);
+        if is_lost && (is_moved || !is_durable) {
             *work = work.saturating_sub(session.filters() * FILTER_WORK);
-            return self.end_session(id, now);
+            return if is_moved { self.drop_copy(id, now) } else { self.end_session(id, now) };
         }
-        if (is_lost || self.slots.releasing.contains(slot))
+        if self.slots.resumed.contains(slot) {
+            let session = self.clients.session_ref(id);
+            self.session_is_due(session, now);
+        }
+        if (is_lost || self.slots.sets.releasing.contains(slot))
             && let Some(sweep) = &mut self.slots.sweep
         {
             sweep.occupied.insert(slot);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::tests::policy;
-use crate::gateway::{Gateway, Outside, PeerMessage, PeerSlot, RetainedEntry, Slots};
+use crate::gateway::{Gateway, Outside, PeerMessage, PeerSlot, RetainedEntry, SlotSets, Slots};
 use crate::ids::{ConnId, Millis};
 use crate::placement::session_slot;
 use crate::{
@@ -12,8 +12,12 @@ use crate::{
 };
 use weir_mqtt::{Decoded, decode_connect};
 
-const PER_CLASS: u16 = 16;
-const ALL: Slots = Slots((1 << (2 * PER_CLASS)) - 1);
+pub(super) const PER_CLASS: u16 = 16;
+pub(super) const ALL: Slots = Slots((1 << (2 * PER_CLASS)) - 1);
+
+fn sets(owned: Slots, releasing: Slots) -> SlotSets {
+    SlotSets { owned, releasing, ..SlotSets::default() }
+}
 
 struct Nowhere;
 
@@ -26,13 +30,13 @@ impl Outside for Nowhere {
 }
 
 /// One shard and its gateway.
-struct Bench {
-    core: Core,
-    gateway: Gateway,
-    policy: Arc<EndpointPolicy>,
+pub(super) struct Bench {
+    pub(super) core: Core,
+    pub(super) gateway: Gateway,
+    pub(super) policy: Arc<EndpointPolicy>,
     /// Connections that the core closed, and how many bytes each was to be sent before.
-    closed: Vec<(ConnId, usize)>,
-    now: Millis,
+    pub(super) closed: Vec<(ConnId, usize)>,
+    pub(super) now: Millis,
 }
 
 impl Bench {
@@ -51,9 +55,9 @@ impl Bench {
     }
 
     /// A node that owns every slot.
-    fn of_all(durability: Durability) -> Self {
+    pub(super) fn of_all(durability: Durability) -> Self {
         let mut bench = Self::new(durability, WorkBudget::default());
-        bench.gateway.set_slots(PER_CLASS, ALL, Slots::NONE);
+        bench.gateway.set_slots(PER_CLASS, sets(ALL, Slots::NONE));
         bench.run();
         bench
     }
@@ -85,12 +89,12 @@ impl Bench {
         is_busy
     }
 
-    fn run(&mut self) {
+    pub(super) fn run(&mut self) {
         while self.turn() {}
     }
 
     /// A CONNECT of 3.1.1, with a will to `w` where asked. `Err`: the CONNACK.
-    fn connect(&mut self, client_id: &str, clean: bool, has_will: bool) -> Result<ConnId, Vec<u8>> {
+    pub(super) fn connect(&mut self, client_id: &str, clean: bool, has_will: bool) -> Result<ConnId, Vec<u8>> {
         let flags = u8::from(clean) << 1 | u8::from(has_will) << 2;
         let will: &[u8] = if has_will { b"\0\x01w\0\x04gone" } else { b"" };
         let body =
@@ -98,7 +102,7 @@ impl Bench {
         self.admit(client_id, &[&[0x10, body.len() as u8][..], &body].concat())
     }
 
-    fn admit(&mut self, client_id: &str, bytes: &[u8]) -> Result<ConnId, Vec<u8>> {
+    pub(super) fn admit(&mut self, client_id: &str, bytes: &[u8]) -> Result<ConnId, Vec<u8>> {
         let Ok(Decoded::Packet { packet, .. }) = decode_connect(bytes, 1000) else { panic!("no CONNECT") };
         let principal =
             Principal { username: None, address: None, admitted_by: "test".into(), claims_acl: None, expires_at: None };
@@ -113,16 +117,16 @@ impl Bench {
         self.core.admit(admission, self.now)
     }
 
-    fn subscribe(&mut self, conn: ConnId, topic: u8) {
+    pub(super) fn subscribe(&mut self, conn: ConnId, topic: u8) {
         self.core.receive(conn, &[0x82, 6, 0, 1, 0, 1, topic, 1], self.now);
     }
 
-    fn publish(&mut self, conn: ConnId, topic: u8) {
+    pub(super) fn publish(&mut self, conn: ConnId, topic: u8) {
         self.core.receive(conn, &[0x32, 6, 0, 1, topic, 0, 9, b'x'], self.now);
     }
 
     /// Takes what a connection may be sent.
-    fn flush(&mut self, conn: ConnId) -> Vec<u8> {
+    pub(super) fn flush(&mut self, conn: ConnId) -> Vec<u8> {
         let Some(out) = self.core.out(conn) else { return Vec::new() };
         let bytes = out.ready_from(0);
         out.advance(bytes.len());
@@ -130,17 +134,17 @@ impl Bench {
         bytes
     }
 
-    fn slot(&self, client_id: &str) -> u16 {
+    pub(super) fn slot(&self, client_id: &str) -> u16 {
         session_slot(self.policy.limits.durability, "", client_id, PER_CLASS)
     }
 
     fn own_all_but(&mut self, client_id: &str) {
         let mut slots = ALL;
         slots.remove(self.slot(client_id));
-        self.gateway.set_slots(PER_CLASS, slots, Slots::NONE);
+        self.gateway.set_slots(PER_CLASS, sets(slots, Slots::NONE));
     }
 
-    fn sessions(&self) -> usize {
+    pub(super) fn sessions(&self) -> usize {
         self.core.gauges().sessions
     }
 }
@@ -195,7 +199,7 @@ fn lost_slot_closes_its_connections_unsent_ends_its_sessions_and_publishes_their
     assert!(bench.flush(witness).ends_with(b"gone"), "the will is published");
     assert_eq!(bench.sessions(), 2);
     assert_eq!(bench.gateway.slots_applied(), (2, Slots::NONE));
-    bench.gateway.set_slots(PER_CLASS, ALL, Slots::NONE);
+    bench.gateway.set_slots(PER_CLASS, sets(ALL, Slots::NONE));
     bench.run();
     let again = bench.connect("lost", false, false).expect("owned again");
     assert_eq!(bench.flush(again), [0x20, 2, 0, 0], "session present 0");
@@ -204,7 +208,7 @@ fn lost_slot_closes_its_connections_unsent_ends_its_sessions_and_publishes_their
 #[test]
 fn lost_sessions_end_over_several_turns_and_only_then_the_change_counts_as_applied() {
     let mut bench = Bench::new(Durability::Memory, WorkBudget::LEAST);
-    bench.gateway.set_slots(PER_CLASS, ALL, Slots::NONE);
+    bench.gateway.set_slots(PER_CLASS, sets(ALL, Slots::NONE));
     bench.run();
     for n in 0..20 {
         let conn = bench.connect(&format!("client-{n}"), false, false).expect("owned");
@@ -212,7 +216,7 @@ fn lost_sessions_end_over_several_turns_and_only_then_the_change_counts_as_appli
         bench.core.connection_closed(conn, bench.now);
     }
     bench.run();
-    let number = bench.gateway.set_slots(PER_CLASS, Slots::NONE, Slots::NONE);
+    let number = bench.gateway.set_slots(PER_CLASS, sets(Slots::NONE, Slots::NONE));
     let mut turns = 0;
     while bench.gateway.slots_applied().0 < number {
         assert!(bench.sessions() > 0 || turns > 0);
@@ -226,17 +230,17 @@ fn lost_sessions_end_over_several_turns_and_only_then_the_change_counts_as_appli
 #[test]
 fn change_during_the_pass_over_sessions_is_applied_to_all_of_them() {
     let mut bench = Bench::new(Durability::Memory, WorkBudget::LEAST);
-    bench.gateway.set_slots(PER_CLASS, ALL, Slots::NONE);
+    bench.gateway.set_slots(PER_CLASS, sets(ALL, Slots::NONE));
     bench.run();
     for n in 0..20 {
         let conn = bench.connect(&format!("client-{n}"), false, false).expect("owned");
         bench.core.connection_closed(conn, bench.now);
     }
-    bench.gateway.set_slots(PER_CLASS, ALL, Slots::all(8));
+    bench.gateway.set_slots(PER_CLASS, sets(ALL, Slots::all(8)));
     (0..5).for_each(|_| {
         bench.turn();
     });
-    let number = bench.gateway.set_slots(PER_CLASS, Slots::NONE, Slots::NONE);
+    let number = bench.gateway.set_slots(PER_CLASS, sets(Slots::NONE, Slots::NONE));
     bench.run();
     assert_eq!((bench.gateway.slots_applied(), bench.sessions()), ((number, Slots::NONE), 0));
 }
@@ -247,7 +251,7 @@ fn releasing_slot_serves_the_sessions_that_it_has_and_no_new_ones() {
     let conn = bench.connect("a", false, false).expect("owned");
     let releasing: Slots = [bench.slot("a"), bench.slot("b")].into_iter().collect();
     assert_eq!(releasing.len(), 2);
-    bench.gateway.set_slots(PER_CLASS, ALL, releasing);
+    bench.gateway.set_slots(PER_CLASS, sets(ALL, releasing));
     bench.run();
     assert_eq!(bench.gateway.slots_applied(), (2, [bench.slot("a")].into_iter().collect()));
     assert!(bench.closed.is_empty());
@@ -260,7 +264,7 @@ fn releasing_slot_serves_the_sessions_that_it_has_and_no_new_ones() {
     // A clean session elsewhere discards it: the slot is empty.
     let clean = bench.connect("a", true, false).expect("clean");
     bench.core.connection_closed(clean, bench.now);
-    bench.gateway.set_slots(PER_CLASS, ALL, releasing);
+    bench.gateway.set_slots(PER_CLASS, sets(ALL, releasing));
     bench.run();
     assert_eq!(bench.gateway.slots_applied(), (3, Slots::NONE));
 }
@@ -278,7 +282,7 @@ fn session_on_disk_of_a_slot_that_is_lost_is_kept_counted_and_out_of_reach() {
     assert_eq!((gauges.sessions, gauges.unowned_sessions), (1, 1));
     assert_eq!(bench.gateway.slots_applied(), (2, [bench.slot("a")].into_iter().collect()));
     assert_eq!(bench.connect("a", false, false), Err(vec![0x20, 2, 0, 3]));
-    bench.gateway.set_slots(PER_CLASS, ALL, Slots::NONE);
+    bench.gateway.set_slots(PER_CLASS, sets(ALL, Slots::NONE));
     bench.run();
     assert_eq!(bench.core.gauges().unowned_sessions, 0);
     let conn = bench.connect("a", false, false).expect("owned again");
@@ -292,7 +296,7 @@ fn node_that_is_in_again_is_not_confirmed_before_it_knows_its_slots() {
     assert!(bench.gateway.is_confirmed());
     bench.gateway.confirm(&mut Nowhere);
     assert!(!bench.gateway.is_confirmed(), "others may have taken its slots");
-    bench.gateway.set_slots(PER_CLASS, Slots::NONE, Slots::NONE);
+    bench.gateway.set_slots(PER_CLASS, sets(Slots::NONE, Slots::NONE));
     assert!(bench.gateway.is_confirmed());
 }
 

@@ -206,12 +206,12 @@ impl Core {
         let known = session.cold.as_mut().and_then(|cold| cold.shared.get_mut(&key));
         let is_new = known.is_none();
         match known {
-            Some(known) => known.qos = options.qos,
+            Some(known) => (known.qos, known.options, known.identifier) = (options.qos, options, identifier),
             None if full => return Err(ReasonCode::QuotaExceeded),
             None => {
                 session.add_group(
                     &key,
-                    SharedSubscription { owner, qos: options.qos, record: RecordId::NONE, charge },
+                    SharedSubscription { owner, qos: options.qos, options, identifier, record: RecordId::NONE, charge },
                     shard,
                 );
             }
@@ -427,7 +427,7 @@ impl Core {
     }
 
     /// Sessions of this shard have subscribed to `filter`: the gateway learns it. It learns groups apart.
-    fn add_gateway_interest(&mut self, namespace: NamespaceId, filter: &str) {
+    pub(crate) fn add_gateway_interest(&mut self, namespace: NamespaceId, filter: &str) {
         if let Some(gateway) = self.gateway {
             self.define_namespace(gateway, namespace);
             self.links.push(gateway, LinkMessage::AddInterest { namespace, filter: filter.into() });

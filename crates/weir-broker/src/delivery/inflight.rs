@@ -1,6 +1,6 @@
 //! Messages sent to a client and not yet acknowledged, in the order of sending.
 
-use crate::values::delivery::Sent;
+use crate::values::delivery::{Delivery, Sent};
 use crate::values::memory::ByteCount;
 use std::collections::VecDeque;
 
@@ -83,6 +83,10 @@ impl Inflight {
         self.sent.iter()
     }
 
+    pub(crate) fn deliveries_mut(&mut self) -> impl Iterator<Item = &mut Delivery> {
+        self.sent.iter_mut().map(|sent| &mut sent.delivery)
+    }
+
     /// Puts back what an earlier process had sent: its identifiers may be in any order.
     pub(crate) fn restore(&mut self, sent: Sent) {
         self.wrapped = true;
@@ -146,7 +150,7 @@ fn after(id: PacketId) -> PacketId {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::values::delivery::{Awaits, Delivery};
+    use crate::values::delivery::Awaits;
 
     fn send(window: &mut Inflight) -> u16 {
         let packet_id = window.allocate();

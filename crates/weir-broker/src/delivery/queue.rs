@@ -132,6 +132,24 @@ impl Queue {
         self.page.iter().flat_map(|page| page.iter()).chain(waiting)
     }
 
+    /// How messages are delivered; what their memory depends on must stay.
+    pub(crate) fn deliveries_mut(&mut self) -> impl Iterator<Item = &mut Delivery> {
+        let waiting = self.waiting.iter_mut().filter_map(|waiting| match waiting {
+            Waiting::Message(queued) => Some(queued),
+            Waiting::Read(_) => None,
+        });
+        let page = self.page.iter_mut().flat_map(|page| page.iter_mut());
+        page.chain(waiting).map(|queued| &mut queued.delivery)
+    }
+
+    /// The messages, without those that a read which is not done has found.
+    pub(crate) fn iter_settled(&self) -> impl Iterator<Item = &Queued> {
+        self.waiting.iter().filter_map(|waiting| match waiting {
+            Waiting::Message(queued) => Some(queued),
+            Waiting::Read(_) => None,
+        })
+    }
+
     pub(crate) fn next(&self) -> Option<Next<'_>> {
         if let Some(queued) = self.page.as_ref().and_then(|page| page.front()) {
             return Some(Next::Message(queued));

@@ -355,6 +355,11 @@ impl CommitJournal {
         batch <= self.stored
     }
 
+    /// Whether an epoch is settled.
+    pub(crate) fn is_settled(&self, epoch: u64) -> bool {
+        self.settled >= epoch
+    }
+
     /// Puts other waits in the place of this epoch's, while something is done that has a cause of its own.
     pub(crate) fn swap_waits(&mut self, waits: Waits) -> Waits {
         std::mem::replace(&mut self.waits, waits)
@@ -378,6 +383,11 @@ impl CommitJournal {
         self.backlog_bytes += size;
         self.epochs.push_back(CommitEpoch { number, bytes: size, until: std::mem::take(&mut self.waits.until) });
         (size > 0).then_some(RecordBatch { number, bytes })
+    }
+
+    /// Takes the records of this epoch, in a batch's form.
+    pub(crate) fn take_bytes(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.bytes)
     }
 
     /// Finds which epochs are settled, by how far each other shard has settled its link. Returns the newest number

@@ -206,7 +206,21 @@ impl CommitJournal {
     pub(crate) fn record_released(&mut self, session: RecordId, sent: &Sent) {
         if sent.delivery.record.is_some() {
             self.forget_delivery(session, &sent.delivery, sent.message.as_ref());
-            self.put(RecordKey::new(RecordKind::Released, session, u64::from(sent.packet_id.get())), |_| {});
+            self.put_released(session, sent.packet_id);
+        }
+    }
+
+    /// The record of a packet identifier that waits for PUBCOMP.
+    pub(crate) fn put_released(&mut self, session: RecordId, packet_id: PacketId) {
+        self.put(RecordKey::new(RecordKind::Released, session, u64::from(packet_id.get())), |_| {});
+    }
+
+    /// Every shard has done its part of a QoS 2 publish.
+    pub(crate) fn record_received_by_all(&mut self, (session, packet_id): DedupKey) {
+        let shards = self.here.shards;
+        for shard in 0..shards {
+            let item = received_item(packet_id, ShardPart { shards, shard });
+            self.put(RecordKey::new(RecordKind::Received, session, item), |_| {});
         }
     }
 
@@ -271,13 +285,15 @@ pub(crate) const SUBSCRIPTION_READ_DUE: u8 = 1 << 6;
 pub(crate) const DELIVERY_RETAIN: u8 = 1 << 2;
 pub(crate) const DELIVERY_SENT: u8 = 1 << 3;
 pub(crate) const DELIVERY_GROUP: u8 = 1 << 4;
+pub(crate) const DELIVERY_DUPLICATE: u8 = 1 << 5;
 
 fn write_delivery(fields: &mut ValueWriter<'_>, delivery: &Delivery, packet_id: Option<PacketId>, message: RecordId) {
     let flag = |set: bool, bit: u8| if set { bit } else { 0 };
     let flags = delivery.qos as u8
         | flag(delivery.retain, DELIVERY_RETAIN)
         | flag(packet_id.is_some(), DELIVERY_SENT)
-        | flag(delivery.group.is_some(), DELIVERY_GROUP);
+        | flag(delivery.group.is_some(), DELIVERY_GROUP)
+        | flag(delivery.may_be_duplicate, DELIVERY_DUPLICATE);
     fields.u8(flags).u16(packet_id.map_or(0, PacketId::get)).u64(message.0);
     let identifiers = delivery.identifiers.as_deref().unwrap_or_default();
     fields.u32(identifiers.len() as u32);

@@ -104,7 +104,12 @@ impl Gateway {
                 let Some(namespace) = self.shard_namespace(from, namespace) else { return };
                 self.on_client_will((namespace, client_id), stamp, will, outside);
             }
-            LinkMessage::SlotsApplied { number, occupied } => self.slots.on_applied(from, number, occupied),
+            LinkMessage::SlotsApplied { number, occupied, pinned } => {
+                self.slots.on_applied(from, number, (occupied, pinned));
+            }
+            LinkMessage::Held { number } => self.moves.on_held(from, number),
+            LinkMessage::Exported { number, copy } => self.moves.on_exported(number, copy.map(|copy| *copy)),
+            LinkMessage::Imported { number, sessions } => self.moves.on_imported(number, sessions),
             // A publisher on another node is held back by its own node's links. The others concern shards with a store.
             _ => {}
         }

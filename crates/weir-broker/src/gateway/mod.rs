@@ -10,6 +10,7 @@ mod from_peers;
 mod from_shards;
 mod groups;
 mod message;
+mod moves;
 mod peers;
 mod retained_log;
 mod slots;
@@ -19,13 +20,15 @@ mod waits;
 mod wills;
 
 pub use crate::ids::PeerSlot;
-pub use crate::placement::Slots;
+pub use crate::placement::{SlotSets, Slots};
+pub use crate::values::slot_copy::SlotCopy;
 pub use message::{PeerMessage, PeerPublish, Positions, RetainedEntry, RetainedPublisher};
 pub use wills::WillCounts;
 
 use std::collections::VecDeque;
 
 use crate::gateway::groups::Groups;
+use crate::gateway::moves::Moves;
 use crate::gateway::peers::Peers;
 use crate::gateway::retained_log::RetainedLog;
 use crate::gateway::slots::SlotReports;
@@ -74,6 +77,7 @@ pub struct Gateway {
     log: RetainedLog,
     /// What the shards have made of this node's slots.
     slots: SlotReports,
+    moves: Moves,
     wills: Wills,
     /// The key that was given to a peer last.
     last_key: u64,
@@ -104,6 +108,7 @@ impl Gateway {
             holds: (0..shards).map(|_| VecDeque::new()).collect(),
             log: RetainedLog::default(),
             slots: SlotReports::new(shards),
+            moves: Moves::default(),
             wills: Wills::default(),
             last_key: 0,
             stamp: 0,
@@ -151,7 +156,9 @@ impl Gateway {
         if !congested {
             self.drain_shards(outside, now);
         }
-        self.publish_delayed_wills(now);
+        if !self.moves.is_held() {
+            self.publish_delayed_wills(now);
+        }
         self.advance_peers();
         self.advance_log(outside);
         self.advance_epochs();

@@ -21,7 +21,7 @@ pub(super) enum Wait {
 }
 
 impl Wait {
-    fn is_over(self, peers: &Peers, log: &RetainedLog) -> bool {
+    pub(super) fn is_over(self, peers: &Peers, log: &RetainedLog) -> bool {
         let of = |slot, key| peers.get(slot).filter(|peer| peer.key == key);
         match self {
             Wait::Stored { peer, key, number } => of(peer, key).is_none_or(|peer| peer.stored >= number),
@@ -127,7 +127,7 @@ impl Hold {
 
 impl Gateway {
     /// Waits for all peers to have processed what they were sent of this node's interest.
-    fn interest_waits(&self) -> Vec<Wait> {
+    pub(super) fn interest_waits(&self) -> Vec<Wait> {
         let number =
             |slot, peer: &super::peers::Peer| Wait::Processed { peer: slot, key: peer.key, number: peer.last_interest };
         let waits = self.peers.iter().map(|(slot, peer)| number(slot, peer));

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use crate::ids::{
     ConnId, ConnectionSlot, DedupKey, Millis, NamespaceId, NodeId, Origin, PeerSlot, SessionRef, ShardId,
 };
-use crate::placement::Slots;
+use crate::placement::{SlotSets, Slots};
 use crate::values::delivery::Delivery;
 use crate::values::group::{GroupKey, GroupMember, Readiness};
 use crate::values::message::Message;
 use crate::values::publisher::PublisherIdentity;
 use crate::values::retained::{ReadPosition, RetainedPage};
+use crate::values::slot_copy::SlotCopy;
 use weir_mqtt::ProtocolVersion;
 
 /// Weight of a message on a link, in addition to its bytes.
@@ -220,19 +221,54 @@ pub(crate) enum LinkMessage {
     /// From the gateway: the node is in until that moment. Later no PUBLISH of QoS 1 and 2 is acknowledged. So a process that
     /// was stopped acknowledges nothing before its gateway has run.
     InUntil(Millis),
-    /// From the gateway: the slots that this node serves, of so many per class. `releasing` are those of them that it gives
-    /// away when they have no session: no session may begin there. `number` grows.
+    /// From the gateway: what this node does with the slots, of which there are so many per class. `number` grows.
     Slots {
         number: u64,
         per_class: u16,
-        owned: Slots,
-        releasing: Slots,
+        sets: SlotSets,
     },
     /// To the gateway: the answer. Nothing is left of slots that are not served any more but sessions on disk. `occupied` are
-    /// those of the slots that are not served, or released, that have sessions.
+    /// those of the slots that are not served, or released, that have sessions; `pinned`: of bridges.
     SlotsApplied {
         number: u64,
         occupied: Slots,
+        pinned: Slots,
+    },
+    /// From the gateway: begin nothing that would be delivered, until [`LinkMessage::Release`] or that moment.
+    Hold {
+        number: u64,
+        until: Millis,
+    },
+    /// To the gateway: all that was begun before has been processed on this node, and is stored.
+    Held {
+        number: u64,
+    },
+    /// From the gateway: the hold is over.
+    Release {
+        number: u64,
+    },
+    /// From the gateway: copy the sessions of these slots, which are frozen, into at most so many bytes.
+    Export {
+        number: u64,
+        slots: Slots,
+        max_bytes: usize,
+    },
+    /// To the gateway: the copy. `None`: it is larger.
+    Exported {
+        number: u64,
+        copy: Option<Box<SlotCopy>>,
+    },
+    /// From the gateway: put sessions of another node in the place of what these slots have.
+    Import {
+        number: u64,
+        slots: Slots,
+        copy: Arc<SlotCopy>,
+    },
+    /// To the gateway: so many sessions are here, their interest is known to all shards, and those on disk are stored. `None`: the
+    /// records cannot be understood.
+    Imported {
+        number: u64,
+        sessions: Option<u32>,
     },
     /// A receiver at the sender is slow: pause its publisher.
     Pause(ConnId),

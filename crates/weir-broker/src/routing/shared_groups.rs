@@ -7,7 +7,7 @@ use crate::ids::{RecordId, SessionRef, ShardId};
 use crate::limits::{GROUP_MEMBERS_MAX, GROUP_SEARCH_MAX};
 use crate::values::group::{GroupKey, GroupMember, Readiness};
 use crate::values::memory::Charge;
-use weir_mqtt::QoS;
+use weir_mqtt::{QoS, SubscriptionOptions};
 
 /// A group this large gets an index of its members, so that joining and leaving cost no search.
 const INDEXED_FROM: usize = 32;
@@ -18,6 +18,10 @@ pub(crate) struct SharedSubscription {
     pub(crate) owner: ShardId,
     /// As granted; authorized again when the rules change.
     pub(crate) qos: QoS,
+    /// As asked for; its QoS does not count.
+    pub(crate) options: SubscriptionOptions,
+    /// Subscription identifier; 0: none.
+    pub(crate) identifier: u32,
     /// Its record, where the session is durable.
     pub(crate) record: RecordId,
     /// Of its bytes.

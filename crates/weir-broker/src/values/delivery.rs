@@ -29,6 +29,8 @@ pub(crate) struct Delivery {
     pub(crate) record: RecordId,
     /// An earlier process may have sent it already.
     pub(crate) may_be_duplicate: bool,
+    /// It was there when its session was copied to, or from, another node: that copy has it, too.
+    pub(crate) is_copied: bool,
 }
 
 #[derive(Debug, Clone)]

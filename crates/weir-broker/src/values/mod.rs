@@ -9,4 +9,5 @@ pub(crate) mod message;
 pub(crate) mod publisher;
 pub(crate) mod record;
 pub(crate) mod retained;
+pub(crate) mod slot_copy;
 pub(crate) mod will;

@@ -15,7 +15,7 @@ use weir_broker::gateway::PeerMessage;
 use self::receiver::ReceiveStream;
 use self::sender::{Piece, SendStream};
 use crate::Incarnation;
-use crate::wire::{Envelope, Frame, FrameError, RelayFrame};
+use crate::wire::{Envelope, Frame, FrameError, MoveFrame, RelayFrame};
 
 /// Between two nodes.
 #[derive(Debug, Clone, Copy)]
@@ -106,6 +106,11 @@ impl PeerLink {
     #[inline]
     pub fn push_relay(&mut self, frame: &RelayFrame<'_>) -> bool {
         self.send.push_relay(frame, self.config.max_frame)
+    }
+
+    /// Appends a frame of a move of slots. `false`: it is longer than the link's frames may be.
+    pub fn push_move(&mut self, frame: &MoveFrame<'_>) -> bool {
+        self.send.push_move(frame, self.config.max_frame)
     }
 
     /// The next frame of a known kind and its number. It counts as taken. [`Self::acknowledge`] tells the peer of messages;

@@ -192,7 +192,7 @@ impl ReceiveStream {
     pub(super) fn next_frame(&mut self) -> Option<(u64, Frame<'_>)> {
         let header = self.next_known()?;
         let body = self.start + header.header;
-        if header.is_relay() {
+        if !header.is_message() {
             self.skip(header.len(), self.accepted_at + ACK_DELAY);
         } else {
             self.taken += 1;

@@ -6,7 +6,7 @@ use weir_broker::Millis;
 use weir_broker::gateway::PeerMessage;
 
 use super::LinkCounters;
-use crate::wire::{Acknowledgement, RelayFrame, encode_frame, encode_relay_frame};
+use crate::wire::{Acknowledgement, MoveFrame, RelayFrame, encode_frame, encode_move_frame, encode_relay_frame};
 
 /// The first wait for an acknowledgement, and the longest.
 const RESEND_MIN: Millis = 200;
@@ -83,6 +83,14 @@ impl SendStream {
     #[inline]
     pub(super) fn push_relay(&mut self, frame: &RelayFrame<'_>, max_frame: usize) -> bool {
         let is_pushed = encode_relay_frame(frame, max_frame, &mut self.buffer);
+        if is_pushed {
+            self.count_frame();
+        }
+        is_pushed
+    }
+
+    pub(super) fn push_move(&mut self, frame: &MoveFrame<'_>, max_frame: usize) -> bool {
+        let is_pushed = encode_move_frame(frame, max_frame, &mut self.buffer);
         if is_pushed {
             self.count_frame();
         }

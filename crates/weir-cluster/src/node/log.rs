@@ -61,9 +61,17 @@ impl Log {
     }
 
     /// Applies entries in order, as far as they need not wait. Returns whether there is more to do at once.
-    pub(super) fn apply(&mut self, gateway: &mut Gateway, compaction: &mut Compaction, now: Millis) -> bool {
+    /// `limit`: a move of slots needs the log as it is at that sequence.
+    pub(super) fn apply(
+        &mut self,
+        gateway: &mut Gateway,
+        compaction: &mut Compaction,
+        limit: u64,
+        now: Millis,
+    ) -> bool {
         for _ in 0..ENTRIES_PER_RUN {
-            let Some(message) = self.waiting.front().filter(|_| gateway.has_room()) else { return false };
+            let next = self.waiting.front().filter(|message| message.sequence <= limit && gateway.has_room());
+            let Some(message) = next else { return false };
             match decode_retained_entry(&message.bytes) {
                 Ok(mut entry) => {
                     if !gateway.may_apply(&entry) {

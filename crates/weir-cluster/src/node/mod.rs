@@ -4,6 +4,7 @@
 
 mod compaction;
 mod log;
+mod moves;
 mod outputs;
 mod peers;
 mod relays;
@@ -18,12 +19,14 @@ use weir_broker::gateway::Gateway;
 use weir_broker::{Batch, Millis, ShardId};
 
 pub use self::log::LogMessage;
+pub use self::moves::{COPY_BYTES_MAX, HOLD_MS, MoveCounters, MoveEvent, MoveFailure, REBALANCE_SLOTS};
 pub use self::outputs::{Append, Purge};
 pub use self::relays::{RelayCounters, RelayEvent};
 pub use self::status::{LinkStatus, NodeStatus, PeerStatus, SlotClass, SlotStatus, SlotsStatus};
 
 use self::compaction::Compaction;
 use self::log::Log;
+use self::moves::Moves;
 use self::outputs::Ends;
 use self::peers::PeerLinks;
 use self::relays::Relays;
@@ -81,6 +84,7 @@ pub struct ClusterNode {
     /// The peer that keeps the wills of this node's clients.
     will_keeper: Option<Incarnation>,
     relays: Relays,
+    moves: Moves,
     events: VecDeque<MemberEvent>,
     /// Heartbeats and envelopes that could not be decoded.
     undecodable: u64,
@@ -107,6 +111,7 @@ impl ClusterNode {
             members_changed: false,
             will_keeper: None,
             relays: Relays::default(),
+            moves: Moves::default(),
             events: VecDeque::new(),
             undecodable: 0,
             config,
@@ -174,12 +179,14 @@ impl ClusterNode {
     pub fn run(&mut self, now: Millis) -> bool {
         self.members.poll(now);
         self.apply_member_events(now);
-        let more = self.peers.take_messages(&mut self.gateway, &mut self.relays, MESSAGES_PER_RUN, now);
-        let applied = self.log.apply(&mut self.gateway, &mut self.compaction, now);
+        let more =
+            self.peers.take_messages(&mut self.gateway, (&mut self.relays, &mut self.moves), MESSAGES_PER_RUN, now);
+        let applied = self.log.apply(&mut self.gateway, &mut self.compaction, self.moves.log_limit(), now);
         self.peers.report_progress(&mut self.gateway);
         let congested =
             self.unstored_bytes > APPENDS_HIGH_BYTES || self.peers.unacknowledged_bytes() > self.config.link_high_bytes;
         self.step_slots(now);
+        self.step_moves(now);
         self.choose_will_keeper(now);
         self.renew(now);
         // What is sent to a peer that begins anew is lost.
@@ -240,6 +247,7 @@ impl ClusterNode {
     /// The node begins to leave: the next heartbeat says so.
     pub fn leave(&mut self, now: Millis) {
         self.members.set_leaving(now);
+        self.slots.on_members();
     }
 
     /// Whether this node is in: it acknowledges.
@@ -273,7 +281,7 @@ impl ClusterNode {
     /// When [`ClusterNode::run`] is next needed, if nothing is reported.
     pub fn next_deadline(&self) -> Millis {
         let links = self.peers.next_deadline().unwrap_or(Millis::MAX);
-        self.members.next_deadline().min(links)
+        self.members.next_deadline().min(links).min(self.moves.next_deadline().unwrap_or(Millis::MAX))
     }
 
     // What the driver carries out.

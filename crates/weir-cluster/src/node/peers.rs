@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use weir_broker::Millis;
 use weir_broker::gateway::{Gateway, PeerSlot};
 
+use super::moves::Moves;
 use super::outputs::Ends;
 use super::relays::Relays;
 use crate::link::{LinkConfig, PeerLink};
@@ -201,7 +202,7 @@ impl PeerLinks {
     pub(super) fn take_messages(
         &mut self,
         gateway: &mut Gateway,
-        relays: &mut Relays,
+        (relays, moves): (&mut Relays, &mut Moves),
         max: usize,
         now: Millis,
     ) -> bool {
@@ -226,7 +227,8 @@ impl PeerLinks {
                         messages += 1;
                     }
                     Frame::Relay(frame) if is_of_now => relays.on_frame(peer.incarnation, &frame),
-                    Frame::Message(_) | Frame::Relay(_) | Frame::Unknown { .. } => {}
+                    Frame::Move(frame) if is_of_now => moves.on_frame(peer.incarnation, &frame),
+                    Frame::Message(_) | Frame::Relay(_) | Frame::Move(_) | Frame::Unknown { .. } => {}
                 }
             }
             more |= taken == max;

@@ -1,7 +1,7 @@
 //! Slots and relayed connections of a node.
 
 use weir_broker::Millis;
-use weir_broker::gateway::{Gateway, Slots};
+use weir_broker::gateway::{Gateway, SlotSets};
 
 use super::{ClusterNode, RelayEvent};
 use crate::Incarnation;
@@ -9,13 +9,17 @@ use crate::slots::{Cores, SlotView, SlotsWrite, SlotsWritten, Surroundings};
 use crate::wire::RelayFrame;
 
 impl Cores for Gateway {
-    fn set_slots(&mut self, per_class: u16, owned: u128, releasing: u128) -> u64 {
-        Gateway::set_slots(self, per_class, Slots(owned | releasing), Slots(releasing))
+    fn set_slots(&mut self, per_class: u16, sets: SlotSets) -> u64 {
+        Gateway::set_slots(self, per_class, sets)
     }
 
     fn slots_applied(&self) -> (u64, u128) {
         let (number, occupied) = Gateway::slots_applied(self);
         (number, occupied.0)
+    }
+
+    fn slots_pinned(&self) -> u128 {
+        Gateway::slots_pinned(self).0
     }
 }
 
@@ -63,9 +67,9 @@ impl ClusterNode {
         std::mem::take(&mut self.slot_view_changed)
     }
 
-    /// Whether a node that leaves still hands over slots without sessions.
+    /// Whether this node owns slots that another node should own, and may move them. Call [`ClusterNode::run`] first.
     pub fn is_giving_slots(&self) -> bool {
-        self.slots.is_giving()
+        self.is_in && self.slots.is_giving()
     }
 
     /// The nodes that the cluster document removes: they are refused, and their slots on disk are given to other nodes when

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use weir_broker::Millis;
 use weir_broker::gateway::WillCounts;
 
-use super::{ClusterNode, RelayCounters};
+use super::{ClusterNode, MoveCounters, RelayCounters};
 use crate::link::LinkCounters;
 use crate::members::PeerState;
 use crate::slots::SlotOwner;
@@ -73,6 +73,8 @@ pub struct SlotStatus {
     pub since: u64,
     /// The node that serves it, as this node knows: this one, or its owner, if that is in.
     pub served: SlotOwner,
+    /// The node to which this one is moving it. `None`: it is not.
+    pub moves_to: Option<String>,
 }
 
 /// All slots.
@@ -113,6 +115,8 @@ pub struct NodeStatus {
     pub slots: SlotsStatus,
     /// What was sent and received of relayed connections.
     pub relays: RelayCounters,
+    /// Moves of slots with sessions.
+    pub moves: MoveCounters,
     /// Wills that nodes keep for each other.
     pub wills: WillCounts,
     /// Messages of peers that contradict what this node knows.
@@ -158,6 +162,7 @@ impl ClusterNode {
             log_unstored_bytes: self.unstored_bytes,
             slots: self.slots_status(),
             relays: *self.relays.counters(),
+            moves: *self.moves.counters(),
             wills: self.gateway.will_counts(),
             errors: self.gateway.errors(),
             undecodable: self.undecodable + self.log.undecodable() + self.slots.undecodable(),
@@ -165,7 +170,7 @@ impl ClusterNode {
     }
 
     fn slots_status(&self) -> SlotsStatus {
-        let view = self.slots.view();
+        let (view, moving) = (self.slots.view(), self.moves.moving());
         let slots = (0..).zip(&view.slots).map(|(number, place)| SlotStatus {
             number,
             class: if number < view.per_class { SlotClass::Memory } else { SlotClass::Disk },
@@ -173,6 +178,7 @@ impl ClusterNode {
             incarnation: place.incarnation,
             since: place.since,
             served: place.owner,
+            moves_to: moving.filter(|(slots, _)| slots >> number & 1 != 0).map(|(_, node)| node.to_owned()),
         });
         SlotsStatus {
             version: view.version,

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use weir_broker::Millis;
+use weir_broker::gateway::SlotSets;
 
 use super::{Fault, Rng};
 use crate::members::{MemberEvent, Members, MembersConfig};
@@ -85,8 +86,8 @@ struct CoreModel {
 }
 
 impl Cores for CoreModel {
-    fn set_slots(&mut self, _per_class: u16, owned: u128, releasing: u128) -> u64 {
-        assert_eq!(owned & releasing, 0);
+    fn set_slots(&mut self, _per_class: u16, sets: SlotSets) -> u64 {
+        let (owned, releasing) = (sets.owned.without(sets.releasing).0, sets.releasing.0);
         self.told += 1;
         self.queue.push_back((self.now + self.delay, self.told, owned, releasing));
         self.told

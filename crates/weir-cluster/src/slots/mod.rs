@@ -9,15 +9,18 @@ mod plan;
 mod register;
 #[cfg(test)]
 mod tests;
+mod transfer;
 mod view;
 
 use weir_broker::Millis;
+use weir_broker::gateway::{SlotSets, Slots};
 
 pub use self::view::{SlotOwner, SlotPlace, SlotView, SlotsWrite, SlotsWritten};
 
 use self::plan::{Candidates, blocks, is_live};
 use self::register::Register;
-use self::view::GIVE_AGAIN;
+pub(crate) use self::transfer::Given;
+use self::transfer::Transfers;
 use crate::members::{Members, PeerState};
 use crate::wire::{SlotRow, SlotTable};
 use crate::{Incarnation, MembersConfig};
@@ -27,11 +30,15 @@ const CHECK_INTERVAL: Millis = 250;
 
 /// The cores of a node.
 pub(crate) trait Cores {
-    /// Tells the cores which slots to serve, and which to keep without new sessions, none of which is in both. Slots in neither
-    /// have no sessions any more. Returns a number that grows.
-    fn set_slots(&mut self, per_class: u16, owned: u128, releasing: u128) -> u64;
+    /// Tells the cores what to do with the slots. Slots of none of the sets have no sessions any more. Returns a number that
+    /// grows.
+    fn set_slots(&mut self, per_class: u16, sets: SlotSets) -> u64;
     /// The newest number that all cores have applied, and which of the slots that they keep have sessions.
     fn slots_applied(&self) -> (u64, u128);
+    /// Of these, those with sessions that cannot be copied: they stay on a node that stays.
+    fn slots_pinned(&self) -> u128 {
+        0
+    }
 }
 
 /// What the rest of the node knows.
@@ -63,6 +70,9 @@ pub(crate) struct SlotManager {
     empty: u128,
     /// When a slot with sessions is next tried to be given away, by slot.
     give_at: Vec<Millis>,
+    transfers: Transfers,
+    /// The rows of a move that is abandoned are not written any more.
+    is_cancelled: bool,
     sent: Sent,
     /// The version of the table that the cores have applied, with its founding.
     applied: (Incarnation, u64),
@@ -93,8 +103,7 @@ struct Planned {
 #[derive(Debug, Default)]
 struct Sent {
     per_class: u16,
-    owned: u128,
-    releasing: u128,
+    sets: SlotSets,
     number: u64,
     /// The table for which it was.
     version: (Incarnation, u64),
@@ -117,6 +126,8 @@ impl SlotManager {
             releasing: 0,
             empty: 0,
             give_at: Vec::new(),
+            transfers: Transfers::default(),
+            is_cancelled: false,
             sent: Sent::default(),
             applied: (0, 0),
             fence: None,
@@ -209,9 +220,9 @@ impl SlotManager {
         self.register.undecodable()
     }
 
-    /// Whether this node gives slots away that it has not got rid of.
+    /// Whether this node owns slots that another node should own.
     pub(crate) fn is_giving(&self) -> bool {
-        self.releasing != 0
+        (self.releasing | self.transfers.away | self.transfers.frozen) != 0
     }
 
     /// Does what can be done. Returns whether the view has changed.
@@ -226,6 +237,7 @@ impl SlotManager {
         self.settle(with);
         self.take_over(with);
         self.give(with);
+        self.drop_claimed(with);
         self.tell_cores(with);
         self.plan(with);
         self.update_view(with)
@@ -240,6 +252,7 @@ impl SlotManager {
             self.held = vec![None; table.rows.len()];
             self.give_at = vec![0; table.rows.len()];
             (self.releasing, self.empty) = (0, 0);
+            self.transfers.reset();
         }
         for (slot, (held, row)) in self.held.iter_mut().zip(&table.rows).enumerate() {
             let is_own = row.incarnation == self.own && row.node == self.node;
@@ -250,8 +263,12 @@ impl SlotManager {
             if !is_same {
                 self.releasing &= !bit(slot);
                 self.give_at[slot] = 0;
+                self.transfers.on_lost(slot, row, self.own);
             }
         }
+        let held = self.held.iter().enumerate().filter(|(_, held)| held.is_some());
+        let held = held.fold(0, |held, (slot, _)| held | bit(slot));
+        self.transfers.check_import(&table.rows, self.own, held);
         self.empty &= self.releasing;
         if is_new {
             (self.basis, self.fence) = (basis, None);
@@ -264,13 +281,17 @@ impl SlotManager {
         if number < self.sent.number {
             return;
         }
-        self.served = self.sent.owned;
-        let given_up = self.sent.releasing & occupied & self.releasing;
+        let SlotSets { owned, releasing, frozen, .. } = self.sent.sets;
+        self.served = owned.without(releasing).without(frozen).0;
+        let given_up = releasing.0 & occupied & self.releasing;
         for slot in (0..self.give_at.len()).filter(|slot| given_up & bit(*slot) != 0) {
-            self.give_at[slot] = with.now + GIVE_AGAIN;
+            self.give_at[slot] = Self::again_at(with.now);
         }
+        let leaves = with.members.is_leaving() || with.members.is_evacuating();
+        let pinned = if leaves { 0 } else { with.cores.slots_pinned() };
+        self.transfers.want(given_up & !self.register.gives() & !pinned);
         self.releasing &= !given_up | self.register.gives();
-        self.empty = self.sent.releasing & self.releasing & !occupied;
+        self.empty = releasing.0 & self.releasing & !occupied;
         if self.sent.version.1 > 0 && self.applied != self.sent.version {
             self.applied = self.sent.version;
             with.members.set_slots_applied(self.applied.0, self.applied.1, with.now);
@@ -319,12 +340,19 @@ impl SlotManager {
         let Some(table) = self.register.table().filter(|_| with.is_ready && self.may_serve(with)) else { return };
         let candidates = Candidates::new(with.members, with.now);
         let given = self.register.gives();
+        self.transfers.away = 0;
         for slot in (0..table.rows.len()).filter(|slot| self.held[*slot].is_some()) {
             let goes = candidates.preferred(slot as u16, table).is_some_and(|(node, _)| node != self.node);
+            self.transfers.away |= if goes { bit(slot) } else { 0 };
+            if self.transfers.frozen & bit(slot) != 0 {
+                continue;
+            }
             if goes && with.now >= self.give_at[slot] {
                 self.releasing |= bit(slot);
+                self.transfers.forget(bit(slot));
             } else if !goes && given & bit(slot) == 0 {
                 self.releasing &= !bit(slot);
+                self.transfers.forget(bit(slot));
                 self.give_at[slot] = 0;
             }
         }
@@ -332,17 +360,25 @@ impl SlotManager {
     }
 
     fn tell_cores<C: Cores>(&mut self, with: &mut Surroundings<'_, C>) {
-        let held = self.held.iter().enumerate().filter(|(_, held)| held.is_some());
-        let held = held.fold(0, |held, (slot, _)| held | bit(slot));
-        let (owned, releasing) = (held & !self.releasing, held & self.releasing);
+        let held = self.held_slots();
+        let sets = SlotSets {
+            owned: Slots(held),
+            releasing: Slots(held & self.releasing),
+            frozen: Slots(held & self.transfers.frozen),
+            importing: Slots(self.transfers.importing(held)),
+            moved: Slots(self.transfers.moved),
+        };
         let per_class = self.basis.1;
-        let is_same = (per_class, owned, releasing) == (self.sent.per_class, self.sent.owned, self.sent.releasing);
+        let is_same = (per_class, SlotSets { moved: self.sent.sets.moved, ..sets })
+            == (self.sent.per_class, self.sent.sets)
+            && self.transfers.moved == 0;
         let again = self.tell_again && self.is_current();
         if !is_same || again {
             self.tell_again &= !again;
-            let number = with.cores.set_slots(per_class, owned, releasing);
-            self.sent = Sent { per_class, owned, releasing, number, version: (0, 0) };
-            self.served &= owned;
+            self.transfers.moved = 0;
+            let number = with.cores.set_slots(per_class, sets);
+            self.sent = Sent { per_class, sets, number, version: (0, 0) };
+            self.served &= sets.owned.without(sets.releasing).without(sets.frozen).0;
         }
         if let Some(table) = self.register.table() {
             self.sent.version = (table.founded, self.register.version());
@@ -366,10 +402,17 @@ impl SlotManager {
         let (mut table, mut gives) = (basis.clone(), 0);
         for (at, row) in table.rows.iter_mut().enumerate() {
             let slot = at as u16;
+            if let Some(given) = self.transfers.given(at).filter(|_| !self.is_cancelled) {
+                gives |= bit(at);
+                let (node, from, transfer) = (given.node.clone(), row.incarnation, given.number);
+                *row = SlotRow { node, incarnation: given.incarnation, from, since, transfer };
+                continue;
+            }
             let is_own = row.incarnation == self.own && row.node == self.node;
             let new = if is_own {
                 // Of a slot on disk that is not served yet, it is not known whether it has sessions.
                 let is_unused = slot < basis.per_class && self.held.get(at).is_none_or(Option::is_none);
+                let is_unused = is_unused && self.transfers.importing(0) & bit(at) == 0;
                 let is_free = is_unused || self.empty & bit(at) != 0;
                 candidates.preferred(slot, &basis).filter(|(node, _)| is_free && *node != self.node)
             } else {
@@ -377,7 +420,7 @@ impl SlotManager {
             };
             if let Some((node, incarnation)) = new {
                 gives |= if is_own { bit(at) } else { 0 };
-                *row = SlotRow { node: node.to_owned(), incarnation, from: row.incarnation, since };
+                *row = SlotRow { node: node.to_owned(), incarnation, from: row.incarnation, since, transfer: 0 };
             }
         }
         if is_founding || table != basis || self.register.must_write() {
@@ -391,7 +434,7 @@ impl SlotManager {
             if row.node.is_empty() || !may_serve {
                 SlotOwner::Unknown
             } else if row.node == self.node && row.incarnation == self.own {
-                if self.served & bit(slot) != 0 { SlotOwner::Here } else { SlotOwner::Unknown }
+                if self.served & !self.transfers.frozen & bit(slot) != 0 { SlotOwner::Here } else { SlotOwner::Unknown }
             } else if members.peer(&row.node).is_some_and(|peer| {
                 matches!(peer.state, PeerState::In | PeerState::Leaving | PeerState::Evacuating)
                     && peer.heartbeat.incarnation == row.incarnation

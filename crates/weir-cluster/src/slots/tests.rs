@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod transfer;
+
 use super::*;
 use crate::members::MemberEvent;
 use crate::wire::{Heartbeat, HeartbeatSlots, Load, WIRE_VERSIONS, WireVersions};
@@ -15,11 +17,16 @@ struct AtOnce {
     owned: u128,
     releasing: u128,
     sessions: u128,
+    sets: SlotSets,
+    /// Slots of which a copy was dropped.
+    dropped: u128,
 }
 
 impl Cores for AtOnce {
-    fn set_slots(&mut self, _per_class: u16, owned: u128, releasing: u128) -> u64 {
-        (self.owned, self.releasing) = (owned, releasing);
+    fn set_slots(&mut self, _per_class: u16, sets: SlotSets) -> u64 {
+        let (owned, releasing) = (sets.owned.without(sets.releasing).0, sets.releasing.0);
+        (self.owned, self.releasing, self.sets) = (owned, releasing, sets);
+        self.dropped |= sets.moved.0;
         self.sessions &= owned | releasing;
         self.number += 1;
         self.number
@@ -161,7 +168,7 @@ fn table(owners: &[(&str, Incarnation, u128)]) -> SlotTable {
     let mut table = SlotTable::new(8, 7);
     for (node, incarnation, slots) in owners {
         for (_, row) in (0..).zip(&mut table.rows).filter(|(slot, _)| slots & (1 << *slot) != 0) {
-            *row = SlotRow { node: (*node).to_owned(), incarnation: *incarnation, from: 0, since: 2 };
+            *row = SlotRow { node: (*node).to_owned(), incarnation: *incarnation, from: 0, since: 2, transfer: 0 };
         }
     }
     table
@@ -363,7 +370,7 @@ fn node_that_was_out_serves_what_it_still_owns_when_it_has_read_the_table() {
     bench.step();
     assert_eq!((bench.here(), bench.slots.is_current()), (0, false));
     let mut newer = bench.slots.register.table().unwrap().clone();
-    newer.rows[0] = SlotRow { node: "n1".into(), incarnation: 1, from: OWN, since: 2 };
+    newer.rows[0] = SlotRow { node: "n1".into(), incarnation: 1, from: OWN, since: 2, transfer: 0 };
     let number = bench.cores.number;
     bench.read(2, &newer);
     bench.pass(0, &[]);

@@ -5,6 +5,7 @@ use weir_broker::gateway::{PeerMessage, PeerPublish};
 use weir_mqtt::ProtocolVersion;
 
 use super::field::{FieldError, FieldProblem, Length, Reader, Sink};
+use super::moves::{self, MoveFrame};
 use super::relay::{self, RelayFrame};
 
 const NAMESPACE: u64 = 1;
@@ -20,6 +21,7 @@ const CLIENT_CONNECTED: u64 = 9;
 const CLIENT_WILL: u64 = 14;
 const WILLS_END: u64 = 15;
 const WILL_PUBLISHED: u64 = 16;
+// 17 is that of moves.
 
 const CLEAN_START: u8 = 1;
 
@@ -32,6 +34,8 @@ pub enum Frame<'a> {
     Message(PeerMessage<'a>),
     /// Of a relayed connection.
     Relay(RelayFrame<'a>),
+    /// Of a move of slots.
+    Move(MoveFrame<'a>),
     /// A kind that this build does not know. It is skipped.
     Unknown {
         /// The kind's number.
@@ -78,12 +82,17 @@ pub(crate) struct FrameHeader {
 impl FrameHeader {
     /// Whether this build knows the kind.
     pub(crate) const fn is_known(&self) -> bool {
-        matches!(self.kind, NAMESPACE..=CLIENT_CONNECTED | relay::OPEN..=relay::CLOSE | CLIENT_WILL..=WILL_PUBLISHED)
+        matches!(self.kind, NAMESPACE..=CLIENT_CONNECTED | relay::OPEN..=relay::CLOSE | CLIENT_WILL..=moves::MOVE)
     }
 
     /// Whether it is a frame of a relayed connection, of which the gateway does not know.
-    pub(crate) const fn is_relay(&self) -> bool {
+    const fn is_relay(&self) -> bool {
         matches!(self.kind, relay::OPEN..=relay::CLOSE)
+    }
+
+    /// Whether it is one of those that the gateway knows.
+    pub(crate) const fn is_message(&self) -> bool {
+        !self.is_relay() && self.kind != moves::MOVE
     }
 
     /// Bytes of the whole frame.
@@ -109,6 +118,18 @@ pub fn encode_relay_frame(frame: &RelayFrame<'_>, max_body: usize, out: &mut Vec
     let fits = body.0 <= max_body;
     if fits {
         write_header(frame.kind(), body, out);
+        frame.write_body(out);
+    }
+    fits
+}
+
+/// Appends a frame of a move, unless its body is longer than `max_body`.
+pub fn encode_move_frame(frame: &MoveFrame<'_>, max_body: usize, out: &mut Vec<u8>) -> bool {
+    let mut body = Length(0);
+    frame.write_body(&mut body);
+    let fits = body.0 <= max_body;
+    if fits {
+        write_header(moves::MOVE, body, out);
         frame.write_body(out);
     }
     fits
@@ -249,6 +270,8 @@ pub(crate) fn decode_body<'a>(header: &FrameHeader, body: &'a [u8]) -> Result<Fr
     let (kind, mut body) = (header.kind, Reader(body));
     let frame = if header.is_relay() {
         relay::read_body(kind, &mut body).map(Frame::Relay)
+    } else if kind == moves::MOVE {
+        moves::read_body(&mut body).map(Frame::Move)
     } else {
         read_body(kind, &mut body).map(Frame::Message)
     };

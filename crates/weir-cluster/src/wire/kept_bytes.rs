@@ -165,8 +165,8 @@ fn a_report_that_is_too_long_does_not_cost_the_heartbeat() {
 fn a_slot_table_of_version_1_is_read_and_written() {
     let (kept, mut written) = (kept(), Vec::new());
     let mut table = SlotTable::new(8, 77);
-    table.rows[0] = SlotRow { node: "n1".into(), incarnation: 300, from: 0, since: 1 };
-    table.rows[1] = SlotRow { node: "n2".into(), incarnation: 301, from: 300, since: 12 };
+    table.rows[0] = SlotRow { node: "n1".into(), incarnation: 300, from: 0, since: 1, transfer: 0 };
+    table.rows[1] = SlotRow { node: "n2".into(), incarnation: 301, from: 300, since: 12, transfer: 0 };
     table.rows[15] = SlotRow { from: 301, since: 200, ..SlotRow::default() };
     table.encode(&mut written);
     assert_eq!(hex(&written), hex(&kept["slot_table"]));

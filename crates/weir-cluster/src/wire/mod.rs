@@ -1,7 +1,7 @@
 //! The bytes that nodes exchange. Decoding borrows from its input, and never panics.
 //!
 //! - [`Envelope`]: what core NATS carries: a piece of a link's byte stream, and acknowledgements of the other direction;
-//! - [`encode_frame`], [`encode_relay_frame`], [`decode_frame`]: the messages in that stream;
+//! - [`encode_frame`], [`encode_relay_frame`], [`encode_move_frame`], [`decode_frame`]: the messages in that stream;
 //! - [`Heartbeat`]: a record in the stream of members;
 //! - [`encode_retained_entry`], [`decode_retained_entry`]: an entry of the log of retained messages;
 //! - [`SlotTable`]: which node owns which slot.
@@ -15,6 +15,7 @@ mod frame;
 mod heartbeat;
 #[cfg(test)]
 mod kept_bytes;
+mod moves;
 mod record;
 mod relay;
 mod retained;
@@ -24,9 +25,10 @@ mod tests;
 
 pub use envelope::{Acknowledgement, Envelope, EnvelopeError};
 pub use field::{FieldError, FieldProblem};
-pub use frame::{Frame, FrameError, decode_frame, encode_frame, encode_relay_frame};
+pub use frame::{Frame, FrameError, decode_frame, encode_frame, encode_move_frame, encode_relay_frame};
 pub(crate) use frame::{FrameHeader, decode_body, frame_header};
 pub use heartbeat::{Heartbeat, HeartbeatSlots, Load, REPORT_MAX_BYTES};
+pub use moves::{MoveFrame, MoveStep};
 pub use record::RecordError;
 pub use relay::{RelayClose, RelayFrame};
 pub use retained::{decode_retained_entry, encode_retained_entry};

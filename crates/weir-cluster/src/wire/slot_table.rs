@@ -27,6 +27,8 @@ pub struct SlotRow {
     pub from: Incarnation,
     /// The version of the table with which it got the slot.
     pub since: u64,
+    /// The number of the move in which the owner before gave it a copy of the sessions. 0: it gave none.
+    pub transfer: u64,
 }
 
 /// The owners of all slots: those of sessions in memory first, then those of sessions on disk.
@@ -71,6 +73,9 @@ impl SlotTable {
                 field.varint(owner.map_or(0, |at| at as u64 + 1));
                 field.varint(row.from);
                 field.varint(row.since);
+                if row.transfer != 0 {
+                    field.varint(row.transfer);
+                }
                 put_field(out, ROW, &field);
             }
         });
@@ -100,11 +105,11 @@ impl SlotTable {
             std::cmp::Ordering::Greater => return Err(FieldProblem::TooMany.of("slot").into()),
             std::cmp::Ordering::Equal => {}
         }
-        let row = |(owner, from, since): (u64, Incarnation, u64)| {
-            let Some(at) = owner.checked_sub(1) else { return Ok(SlotRow { from, since, ..SlotRow::default() }) };
+        let row = |(owner, row): (u64, SlotRow)| {
+            let Some(at) = owner.checked_sub(1) else { return Ok(row) };
             let found = usize::try_from(at).ok().and_then(|at| owners.get(at));
             let (incarnation, node) = *found.ok_or(FieldProblem::Undefined(owner).of("owner"))?;
-            Ok(SlotRow { node: String::from(node), incarnation, from, since })
+            Ok(SlotRow { node: String::from(node), incarnation, ..row })
         };
         let rows: Result<_, FieldError> = rows.into_iter().map(row).collect();
         Ok(Self { per_class, founded, rows: rows? })
@@ -129,7 +134,11 @@ fn read_owner(value: &[u8]) -> Result<(Incarnation, &str), FieldError> {
     Ok((incarnation, text(name, "owner")?))
 }
 
-fn read_row(value: &[u8]) -> Result<(u64, Incarnation, u64), FieldError> {
+/// The number of the owner, and the rest of the row.
+fn read_row(value: &[u8]) -> Result<(u64, SlotRow), FieldError> {
     let mut reader = Reader(value);
-    Ok((reader.varint("owner")?, reader.varint("from")?, reader.varint("since")?))
+    let (owner, from, since) = (reader.varint("owner")?, reader.varint("from")?, reader.varint("since")?);
+    // Older nodes do not write it.
+    let transfer = if reader.is_empty() { 0 } else { reader.varint("transfer")? };
+    Ok((owner, SlotRow { from, since, transfer, ..SlotRow::default() }))
 }

@@ -75,6 +75,26 @@ impl Parts {
     }
 }
 
+fn move_frame<'a>(rng: &mut Rng, bytes: &'a [u8]) -> MoveFrame<'a> {
+    let step = match rng.below(14) {
+        0 => MoveStep::Offer(u128::from(rng.any()) << 64 | u128::from(rng.any())),
+        1 => MoveStep::Accepted,
+        2 => MoveStep::Refused,
+        3 => MoveStep::Hold,
+        4 => MoveStep::Held,
+        5 => MoveStep::Cut(rng.any()),
+        6 => MoveStep::CutDone(rng.any()),
+        7 => MoveStep::Data(bytes),
+        8 => MoveStep::DataEnd(bytes),
+        9 => MoveStep::Imported(rng.any()),
+        10 => MoveStep::Release,
+        11 => MoveStep::Released(rng.one_in(2)),
+        12 => MoveStep::Abandoned,
+        _ => MoveStep::Query,
+    };
+    MoveFrame { number: rng.any(), step }
+}
+
 fn relay_frame<'a>(rng: &mut Rng, bytes: &'a [u8]) -> RelayFrame<'a> {
     let (relay, from_opener) = (rng.any(), rng.one_in(2));
     match rng.below(4) {
@@ -182,9 +202,10 @@ fn frames_decode_to_the_messages_that_were_encoded() {
         let parts: Vec<Parts> = (0..4).map(|_| Parts::new(&mut rng)).collect();
         let frames: Vec<Frame<'_>> = parts
             .iter()
-            .map(|parts| match rng.one_in(3) {
-                true => Frame::Relay(relay_frame(&mut rng, &parts.packet)),
-                false => Frame::Message(parts.message(&mut rng)),
+            .map(|parts| match rng.below(4) {
+                0 => Frame::Relay(relay_frame(&mut rng, &parts.packet)),
+                1 => Frame::Move(move_frame(&mut rng, &parts.packet)),
+                _ => Frame::Message(parts.message(&mut rng)),
             })
             .collect();
         let mut bytes = Vec::new();
@@ -192,6 +213,7 @@ fn frames_decode_to_the_messages_that_were_encoded() {
             match frame {
                 Frame::Message(message) => encode_frame(message, &mut bytes),
                 Frame::Relay(frame) => assert!(encode_relay_frame(frame, 4096, &mut bytes)),
+                Frame::Move(frame) => assert!(encode_move_frame(frame, 4096, &mut bytes)),
                 Frame::Unknown { .. } => unreachable!(),
             }
         }
@@ -301,7 +323,7 @@ fn unknown_frame_kinds_and_fields_are_skipped() {
 #[test]
 fn unknown_fields_of_a_slot_table_and_its_rows_are_skipped_and_bounds_are_kept() {
     let mut table = SlotTable::new(8, 7);
-    table.rows[3] = SlotRow { node: "n1".into(), incarnation: 5, from: 4, since: 3 };
+    table.rows[3] = SlotRow { node: "n1".into(), incarnation: 5, from: 4, since: 3, transfer: 7 };
     let record = |per_class: u64, rows: usize, owner: &[u8], row: &[u8]| {
         let mut bytes = Vec::new();
         record::encode_record(&mut bytes, |out| {
@@ -320,7 +342,7 @@ fn unknown_fields_of_a_slot_table_and_its_rows_are_skipped_and_bounds_are_kept()
     let long = [b"\x05\x81\x02", [b'n'; 257].as_slice()].concat();
     type Case<'a> = (u64, usize, &'a [u8], &'a [u8], Result<SlotTable, RecordError>);
     let cases: [Case<'_>; 9] = [
-        (8, 16, owner, &[1, 4, 3, 99, 99], Ok(table)),
+        (8, 16, owner, &[1, 4, 3, 7, 99, 99], Ok(table)),
         (8, 16, owner, &[2, 4, 3], problem("owner", FieldProblem::Undefined(2))),
         (8, 16, owner, &[1, 4], problem("since", FieldProblem::Truncated)),
         (8, 15, owner, &[1, 4, 3], problem("slot", FieldProblem::Missing)),

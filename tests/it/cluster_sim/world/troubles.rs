@@ -11,6 +11,8 @@ pub(super) struct Troubles {
     pub(super) elections: bool,
     pub(super) engine_cuts: bool,
     pub(super) crashes: bool,
+    /// Nodes leave, join and are evacuated.
+    pub(super) planned: bool,
 }
 
 impl World {
@@ -18,7 +20,7 @@ impl World {
         let node = self.rng.below(self.hosts.len());
         let other = self.rng.below(self.hosts.len());
         let until = self.now + self.rng.below(6000) as u64;
-        match self.rng.below(8) {
+        match self.rng.below(11) {
             0 | 1 if self.troubles.link_cuts => {
                 self.engine.network.cut[node][other] = until;
                 if self.rng.one_in(2) {
@@ -46,6 +48,8 @@ impl World {
             }
             5 if self.troubles.engine_cuts => self.cut_from_engine(node, until),
             6 | 7 if self.troubles.crashes => self.crash(node),
+            8 | 9 if self.troubles.planned => self.leave(node),
+            10 if self.troubles.planned => self.evacuate(node),
             _ => {}
         }
     }
@@ -92,8 +96,14 @@ impl World {
         ] {
             cut.iter_mut().for_each(|until| *until = now.min(*until));
         }
-        self.troubles =
-            Troubles { link_cuts: false, pauses: false, elections: false, engine_cuts: false, crashes: false };
+        self.troubles = Troubles {
+            link_cuts: false,
+            pauses: false,
+            elections: false,
+            engine_cuts: false,
+            crashes: false,
+            planned: false,
+        };
     }
 
     /// A connection ends in another way than by DISCONNECT. Whether its will `must_come` is not known where its node fails, too,
@@ -122,14 +132,13 @@ impl World {
         let host = &mut self.hosts[number];
         let Some(process) = host.process.take() else { return };
         host.restart_at = self.now + self.rng.below(6000) as u64;
-        host.paused_until = 0;
+        (host.paused_until, host.leaves_until, host.evacuated_until) = (0, None, 0);
         let restart_at = host.restart_at;
         self.engine.forget(number, process.incarnation);
         for client in 0..self.clients.len() {
             if self.clients[client].host == number {
                 self.will_is_due(client, false);
                 self.clients[client].disconnected();
-                self.clients[client].session_lost();
             }
         }
         self.note(|| format!("n{number} crashes, and restarts at {restart_at}"));
