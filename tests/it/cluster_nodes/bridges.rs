@@ -105,6 +105,8 @@ fn a_bridge_runs_on_one_node_and_another_one_takes_it_over_without_loss_of_what_
     let first = until_runner(&all, "cloud");
     // The nodes continue one session of the remote broker, under the cluster's name.
     assert_eq!(remote.clients("cloud"), ["test-cloud"]);
+    let connects = || all.iter().map(|node| node.logged(&["bridge connected"])).sum::<usize>();
+    let before = connects();
     let mut there = Client::connect(remote.address, Version::V5, "there");
     there.subscribe("cloud/out/#", 1);
     for (at, node) in all.iter().enumerate() {
@@ -113,6 +115,7 @@ fn a_bridge_runs_on_one_node_and_another_one_takes_it_over_without_loss_of_what_
     let numbers: Vec<usize> = collect(&mut there, 60).iter().map(number).collect();
     assert_eq!(numbers.iter().copied().collect::<BTreeSet<_>>(), (0..60).collect());
     assert_eq!(collect_until_ping(&mut there), [], "each message crosses once");
+    assert_eq!(connects(), before, "no other node connects");
     // From the remote broker, while the node dies that runs the bridge.
     let survivors = [(first + 1) % 3, (first + 2) % 3];
     let mut here = cluster.nodes[survivors[0]].client(Version::V5, "here");
