@@ -31,12 +31,14 @@ impl SlotLookup for View {
     }
 }
 
+type Rewrite = fn(&[u8]) -> Vec<u8>;
+
 /// Carries messages to the other data plane, and keeps what was said.
 pub struct Wire {
     own: u64,
     peer: Mutex<Option<DataPlane>>,
     sent: Mutex<Vec<RelayMessage>>,
-    rewrite: Mutex<Option<fn(&[u8]) -> Vec<u8>>>,
+    rewrite: Mutex<Option<Rewrite>>,
     holds_credit: AtomicBool,
 }
 
@@ -47,7 +49,7 @@ impl Wire {
     }
 
     /// Changes admissions from now on.
-    pub fn rewrite_admissions(&self, rewrite: fn(&[u8]) -> Vec<u8>) {
+    pub fn rewrite_admissions(&self, rewrite: Rewrite) {
         *self.rewrite.lock().unwrap() = Some(rewrite);
     }
 
