@@ -156,7 +156,7 @@ impl Drop for Inner {
             let reply = oneshot::channel().0;
             shard.send(ShardEvent::Control(Control::Shutdown { grace: Duration::ZERO, reply }));
         }
-        self.tell_relay(RelayEvent::Stop);
+        self.tell_relay(RelayEvent::Stop { stopped: oneshot::channel().0 });
     }
 }
 
@@ -495,7 +495,10 @@ impl DataPlane {
         self.inner.send_to_acceptor(Command::Stop { reply });
         receiver.await.map_err(|_| PlaneError::Stopped)?;
         let closed = self.ask_all(|reply| Control::Shutdown { grace, reply }).await.map(|_| ());
-        self.inner.tell_relay(RelayEvent::Stop);
+        let (stopped, receiver) = oneshot::channel();
+        self.inner.tell_relay(RelayEvent::Stop { stopped });
+        // Without relayed connections there is no thread that answers.
+        let _ = receiver.await;
         closed
     }
 

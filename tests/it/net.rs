@@ -11,5 +11,6 @@ mod listeners;
 mod plane;
 mod proxy;
 mod relay;
+mod relay_ends;
 pub mod tls;
 mod transports;

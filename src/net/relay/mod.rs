@@ -15,6 +15,7 @@ mod thread;
 use std::fmt;
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
 use weir_broker::Durability;
 
 use super::shard::HandOver;
@@ -101,6 +102,9 @@ pub(super) enum RelayEvent {
     CloseClients,
     /// Sessions may have other owners.
     SlotsChanged,
-    /// The server shuts down.
-    Stop,
+    /// The server shuts down, and its shards have closed their connections. `stopped` is answered, or dropped, when peers were sent
+    /// what these had sent last.
+    Stop {
+        stopped: oneshot::Sender<()>,
+    },
 }

@@ -35,6 +35,8 @@ const SWEEP_MS: u64 = 50;
 const CLOSE_CLIENTS_MS: u64 = 10_000;
 /// Connections that this node serves for others at most: each has two descriptors, and at most a window of bytes.
 const SERVED_MAX: usize = 100_000;
+/// Turns in which the last bytes of a connection are read at the end: each is of a window.
+const STOP_TURNS: usize = 4;
 
 /// The way to the thread.
 #[derive(Clone)]
@@ -191,7 +193,10 @@ impl RelayThread {
             }
             RelayEvent::CloseClients => self.begin_to_close(),
             RelayEvent::SlotsChanged => self.look_again(),
-            RelayEvent::Stop => self.stop(),
+            RelayEvent::Stop { stopped } => {
+                self.stop();
+                let _ = stopped.send(());
+            }
         }
     }
 
@@ -482,6 +487,17 @@ impl RelayThread {
     }
 
     fn stop(&mut self) {
+        // DISCONNECT waits in the sockets of the shards, which have closed them.
+        self.congested.clear();
+        let served: Vec<Token> =
+            self.slots.iter().filter(|(key, _)| !key.is_opener).map(|(_, slot)| self.token(*slot)).collect();
+        for token in served {
+            for _ in 0..STOP_TURNS {
+                let Some(pump) = self.pump_mut(token) else { break };
+                pump.set_unread();
+                self.run_pump(token);
+            }
+        }
         for (key, _) in self.openings.take_all() {
             if let Some(key) = key {
                 self.close(&key, RelayEnd::Ended);

@@ -1,5 +1,6 @@
 //! Relayed connections between two data planes, which a test joins in memory.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -16,8 +17,8 @@ use crate::support::until;
 use crate::wire::{Connect, Packet, Version, Will};
 
 /// The slot of all sessions.
-const SLOT: u16 = 3;
-const SOCKET_NODE: u64 = 1;
+pub const SLOT: u16 = 3;
+pub const SOCKET_NODE: u64 = 1;
 const SESSION_NODE: u64 = 2;
 
 /// One node's view of who has all sessions.
@@ -30,11 +31,32 @@ impl SlotLookup for View {
     }
 }
 
+type Rewrite = fn(&[u8]) -> Vec<u8>;
+
 /// Carries messages to the other data plane, and keeps what was said.
-struct Wire {
+pub struct Wire {
     own: u64,
     peer: Mutex<Option<DataPlane>>,
     sent: Mutex<Vec<RelayMessage>>,
+    rewrite: Mutex<Option<Rewrite>>,
+    holds_credit: AtomicBool,
+}
+
+impl Wire {
+    /// What was said, but for data and credit.
+    pub fn sent(&self) -> Vec<RelayMessage> {
+        self.sent.lock().unwrap().clone()
+    }
+
+    /// Changes admissions from now on.
+    pub fn rewrite_admissions(&self, rewrite: Rewrite) {
+        *self.rewrite.lock().unwrap() = Some(rewrite);
+    }
+
+    /// No credit reaches the other node any more.
+    pub fn hold_credit(&self) {
+        self.holds_credit.store(true, Ordering::SeqCst);
+    }
 }
 
 impl std::fmt::Debug for Wire {
@@ -44,7 +66,13 @@ impl std::fmt::Debug for Wire {
 }
 
 impl RelayPort for Wire {
-    fn send(&self, _: u64, message: RelayMessage) {
+    fn send(&self, _: u64, mut message: RelayMessage) {
+        if let (RelayMessage::Open { admission, .. }, Some(rewrite)) = (&mut message, &*self.rewrite.lock().unwrap()) {
+            *admission = rewrite(admission);
+        }
+        if matches!(message, RelayMessage::Credit { .. }) && self.holds_credit.load(Ordering::SeqCst) {
+            return;
+        }
         if !matches!(message, RelayMessage::Data { .. } | RelayMessage::Credit { .. }) {
             self.sent.lock().unwrap().push(message.clone());
         }
@@ -55,22 +83,28 @@ impl RelayPort for Wire {
 }
 
 /// A node with all transports.
-struct Node {
-    everywhere: Everywhere,
+pub struct Node {
+    pub everywhere: Everywhere,
     view: Arc<View>,
-    wire: Arc<Wire>,
+    pub wire: Arc<Wire>,
 }
 
 impl Node {
     fn start(own: u64, owner: Owner, adjust: impl Fn(&mut ListenerPolicy)) -> Self {
         let view = Arc::new(View(Mutex::new(owner)));
-        let wire = Arc::new(Wire { own, peer: Mutex::default(), sent: Mutex::default() });
+        let wire = Arc::new(Wire {
+            own,
+            peer: Mutex::default(),
+            sent: Mutex::default(),
+            rewrite: Mutex::default(),
+            holds_credit: AtomicBool::new(false),
+        });
         let relay = RelayConfig { lookup: Arc::clone(&view) as _, port: Arc::clone(&wire) as _ };
         let config = DataPlaneConfig { shards: 2, relay: Some(relay), ..DataPlaneConfig::default() };
         Self { everywhere: Everywhere::on(Plane::with(&config), adjust), view, wire }
     }
 
-    fn plane(&self) -> &DataPlane {
+    pub fn plane(&self) -> &DataPlane {
         &self.everywhere.plane.plane
     }
 
@@ -81,20 +115,25 @@ impl Node {
 }
 
 /// The node with the sockets, and that with the sessions.
-fn two() -> [Node; 2] {
+pub fn two() -> [Node; 2] {
+    two_with(|_| {})
+}
+
+/// The same, with policies that are adjusted.
+pub fn two_with(adjust: impl Fn(&mut ListenerPolicy)) -> [Node; 2] {
     let nodes = [(SOCKET_NODE, Owner::Peer(SESSION_NODE)), (SESSION_NODE, Owner::Here)]
-        .map(|(own, owner)| Node::start(own, owner, |_| {}));
+        .map(|(own, owner)| Node::start(own, owner, &adjust));
     for (own, other) in [(0, 1), (1, 0)] {
         *nodes[own].wire.peer.lock().unwrap() = Some(nodes[other].plane().clone());
     }
     nodes
 }
 
-fn continuing(version: Version, id: &str) -> Connect {
+pub fn continuing(version: Version, id: &str) -> Connect {
     Connect { clean: false, ..clean_connect(version, id, Vec::new()) }
 }
 
-fn enter(node: &Node, transport: &str, connect: Connect) -> (Client, bool) {
+pub fn enter(node: &Node, transport: &str, connect: Connect) -> (Client, bool) {
     let mut client = Client::over(node.everywhere.open(transport), connect.version);
     client.send(&Packet::Connect(connect));
     match client.receive() {

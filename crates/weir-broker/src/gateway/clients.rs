@@ -17,8 +17,8 @@ impl Gateway {
     }
 
     /// Some of the clients of a shard, for a peer; the next ones are asked for.
-    pub(super) fn on_clients(&mut self, from: ShardId, page: Box<ClientsPage>, outside: &mut impl Outside) {
-        let ClientsPage { peer, key, clients, next } = *page;
+    pub(super) fn on_clients(&mut self, from: ShardId, page: ClientsPage, outside: &mut impl Outside) {
+        let ClientsPage { peer, key, clients, next } = page;
         if self.peers.get(peer).is_none_or(|known| known.key != key) {
             return;
         }

@@ -99,7 +99,7 @@ impl Gateway {
                     self.push(peer, &message, outside);
                 }
             }
-            LinkMessage::Clients(page) => self.on_clients(from, page, outside),
+            LinkMessage::Clients(page) => self.on_clients(from, *page, outside),
             LinkMessage::ClientWill { namespace, client_id, stamp, will } => {
                 let Some(namespace) = self.shard_namespace(from, namespace) else { return };
                 self.on_client_will((namespace, client_id), stamp, will, outside);
