@@ -134,6 +134,7 @@ impl Core {
             LinkMessage::Release { number } => self.end_hold(number, now),
             LinkMessage::Export { number, slots, max_bytes } => self.export_slots(number, slots, max_bytes, now),
             LinkMessage::Import { number, slots, copy } => self.import_slots(number, slots, &copy, now),
+            LinkMessage::RetainedNewest { newest } => self.on_retained_newest(from, newest),
             // The gateway alone is sent these.
             LinkMessage::GroupState { .. }
             | LinkMessage::GroupReturn { .. }
