@@ -46,6 +46,13 @@ impl RetainedReads {
         ReadTicket { node, shard, serial }
     }
 
+    /// A read finds nothing that is newer than a number.
+    pub(crate) fn bound(&mut self, node: NodeId, shard: ShardId, newest: u64) {
+        if let Some(read) = self.reads.get_mut(&(node, shard)) {
+            read.newest = read.newest.min(newest);
+        }
+    }
+
     /// The read of a ticket; `None`: it is void.
     pub(crate) fn get_mut(&mut self, ticket: ReadTicket) -> Option<&mut RetainedRead> {
         self.reads.get_mut(&(ticket.node, ticket.shard)).filter(|read| read.serial == ticket.serial)

@@ -4,10 +4,10 @@
 //! PUBLISHes stay unread on their connections, and wills that are due wait. Messages of shared groups need no cut: each goes to
 //! one member, and a copy that is dropped gives back what it got after it was made.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::ids::{ConnId, Millis, NamespaceId, SessionRef, ShardId};
+use crate::ids::{ConnId, Millis, NamespaceId, NodeId, SessionRef, ShardId};
 use crate::links::link::LinkMessage;
 use crate::values::will::PendingWill;
 use crate::{Core, EndpointPolicy};
@@ -49,6 +49,9 @@ pub(crate) struct Moves {
     hold: Option<Hold>,
     /// An import whose sessions are not in effect yet: its number, and how many they are.
     import: Option<(u64, u32, Settling)>,
+    /// Since the last hold: reads of imported sessions that are to be done again, and what shards had retained by then.
+    pub(crate) due_reads: Vec<(SessionRef, NodeId)>,
+    pub(crate) newest: BTreeMap<ShardId, Vec<(Arc<str>, u64)>>,
 }
 
 impl Moves {
@@ -86,6 +89,8 @@ impl Core {
     /// From now on nothing is begun, until the gateway releases it, or until that moment.
     pub(crate) fn begin_hold(&mut self, number: u64, until: Millis) {
         let before = Some(self.begin_settling());
+        self.moves.due_reads.clear();
+        self.moves.newest.clear();
         self.moves.hold = Some(match self.moves.hold.take() {
             Some(hold) => Hold { number, until, before, ..hold },
             None => {

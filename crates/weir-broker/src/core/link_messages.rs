@@ -135,6 +135,7 @@ impl Core {
             LinkMessage::Import { number, slots, copy } => self.import_slots(number, slots, &copy, now),
             LinkMessage::ListClients { peer, key, from } => self.list_clients(peer, key, from),
             LinkMessage::Stamp(stamp) => self.stamp = self.stamp.max(stamp),
+            LinkMessage::RetainedNewest { newest } => self.on_retained_newest(from, newest),
             // The gateway alone is sent these.
             LinkMessage::GroupState { .. }
             | LinkMessage::ClientConnected { .. }

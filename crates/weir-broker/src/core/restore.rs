@@ -111,6 +111,9 @@ impl Core {
     fn finish_sessions(&mut self, work: &mut Restoring<'_>) {
         for (id, node) in std::mem::take(&mut work.reads) {
             self.queue_restored_reads(id, node);
+            if work.copy.is_some() {
+                self.moves.due_reads.push((self.clients.session_ref(id), node));
+            }
         }
         // How their connections ended is part of what is to be known after the next crash.
         let sessions: Vec<SessionId> = work.sessions.values().copied().collect();

@@ -2,13 +2,14 @@
 //! one that does not serve them in the end drops its copy.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::Core;
 use crate::Durability;
 use crate::clients::session::Session;
 use crate::durability::journal::{CommitJournal, Recording, ShardPart};
 use crate::durability::recording::SessionRecord;
-use crate::ids::{Millis, RecordId, SessionId};
+use crate::ids::{Millis, RecordId, SessionId, ShardId};
 use crate::links::link::LinkMessage;
 use crate::placement::Slots;
 use crate::values::delivery::{Awaits, Delivery};
@@ -144,7 +145,32 @@ impl Core {
                 Err(_) => return self.links.push(gateway, LinkMessage::Imported { number, sessions: None }),
             }
         }
+        self.share_newest();
         self.begin_import_wait(number, sessions);
+    }
+
+    /// What is retained later comes because of the subscriptions, so the reads that begin anew must not find it, too.
+    fn share_newest(&mut self) {
+        let namespaces = self.routing.namespaces().iter();
+        let newest: Vec<_> = namespaces.map(|known| (Arc::clone(known.name()), known.retained().sequence())).collect();
+        for shard in self.links.others().filter(|shard| Some(*shard) != self.gateway) {
+            self.links.push(shard, LinkMessage::RetainedNewest { newest: newest.clone() });
+        }
+        self.on_retained_newest(self.config.shard, newest);
+    }
+
+    /// The numbers of a shard's newest retained messages when it imported.
+    pub(crate) fn on_retained_newest(&mut self, from: ShardId, newest: Vec<(Arc<str>, u64)>) {
+        self.moves.newest.insert(from, newest);
+        for (session, node) in &self.moves.due_reads {
+            let Some(session) = self.clients.session_by_ref(*session) else { continue };
+            let namespace = self.routing.name(session.namespace);
+            let Some(cold) = &mut session.cold else { continue };
+            for (shard, newest) in &self.moves.newest {
+                let newest = newest.iter().find(|(name, _)| name == namespace).map_or(0, |(_, newest)| *newest);
+                cold.reads.bound(*node, *shard, newest);
+            }
+        }
     }
 
     /// Drops one of the two copies of a session: without its will, and with those messages that the other copy has, too. Messages of

@@ -136,7 +136,7 @@ impl Gateway {
         self.moves.export.take_if(|export| export.missing == 0).map(|export| export.copy)
     }
 
-    /// Puts a copy in the place of what these slots have here. `is_importing` of [`Gateway::set_slots`] has them.
+    /// Puts a copy in the place of what these slots, which are importing, have here.
     pub fn begin_import(&mut self, slots: Slots, copy: SlotCopy) {
         let number = self.moves.next_number();
         let copy = Arc::new(copy);

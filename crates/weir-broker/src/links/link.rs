@@ -264,6 +264,11 @@ pub(crate) enum LinkMessage {
         slots: Slots,
         copy: Arc<SlotCopy>,
     },
+    /// The numbers of the sender's newest retained messages, by namespace, when it imported: reads of imported sessions that are to
+    /// be done again find no later ones.
+    RetainedNewest {
+        newest: Vec<(Arc<str>, u64)>,
+    },
     /// To the gateway: so many sessions are here, their interest is known to all shards, and those on disk are stored. `None`: the
     /// records cannot be understood.
     Imported {

@@ -236,7 +236,7 @@ impl ClusterNode {
     /// The slot table decides.
     fn step_writing(&mut self, is_late: bool, now: Millis) {
         let Some(outgoing) = &mut self.moves.outgoing else { return };
-        let (slots, number) = (outgoing.slots, outgoing.number);
+        let slots = outgoing.slots;
         if self.slots.is_transferred(slots) {
             return self.finish(now);
         }
@@ -245,7 +245,6 @@ impl ClusterNode {
             outgoing.step = Step::Undoing;
             self.slots.cancel_given();
         } else if outgoing.step == Step::Undoing && !self.slots.may_be_given(slots) {
-            debug_assert!(number > 0);
             self.abandon(MoveFailure::NotWritten, now);
         }
     }

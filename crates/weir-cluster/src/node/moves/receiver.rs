@@ -102,8 +102,7 @@ impl ClusterNode {
     }
 
     pub(super) fn on_abandoned(&mut self, of: (Incarnation, u64)) {
-        if let Some(hold) = self.moves.hold.take_if(|hold| hold.of == of) {
-            drop(hold);
+        if self.moves.hold.take_if(|hold| hold.of == of).is_some() {
             self.gateway.release_hold();
         }
         if self.moves.incoming.as_ref().is_some_and(|incoming| incoming.of == of) {
