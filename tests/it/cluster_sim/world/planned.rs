@@ -73,7 +73,7 @@ impl World {
         let view = gateway.slot_view();
         let owns = (0..view.per_class * 2).any(|slot| view.owner(slot) == SlotOwner::Here);
         if is_late || owns {
-            // Its slots are lost, as if it had died: nobody could take them in time.
+            // Its slots are lost, as if it had died: no node could take them in time.
             return self.crash(number);
         }
         let incarnation = process.incarnation;

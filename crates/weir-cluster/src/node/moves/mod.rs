@@ -7,7 +7,7 @@
 //!    and next owner stop the log of retained messages at one entry. So both have seen the same messages.
 //! 4. *Copy*: the mover exports the sessions; the next owner imports them, and makes their interest known to all nodes.
 //! 5. *Release*: each node says whether it held until then. From here on, both have the sessions, and both get what is published.
-//! 6. *Table*: the mover writes the next owner into the slot table. Whoever owns the slot then serves; the other copy is dropped.
+//! 6. *Table*: the mover writes the next owner into the slot table. The owner by the table serves; the other copy is dropped.
 //!
 //! So nothing depends on whether, or when, the write is stored. The hold is short: it does not wait for the engine.
 
