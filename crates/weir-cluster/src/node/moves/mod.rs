@@ -129,6 +129,8 @@ pub(super) struct Moves {
     /// The number of the last move of this node, and when the next one may begin.
     number: u64,
     next_at: Millis,
+    /// Slots of a move at most, since the sessions of more were too large for one.
+    slots_max: Option<usize>,
     /// Moves that were finished: the next owner may not know it yet.
     finished: VecDeque<u64>,
     counters: MoveCounters,

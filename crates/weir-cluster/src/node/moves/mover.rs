@@ -112,6 +112,7 @@ impl ClusterNode {
         }
         let is_urgent = self.members.is_leaving() || self.members.is_evacuating();
         let most = if is_urgent { usize::MAX } else { REBALANCE_SLOTS };
+        let most = self.moves.slots_max.map_or(most, |max| most.min(max));
         let Some((slots, node, to)) = self.slots.next_move(&self.members, now, most) else { return };
         self.moves.number += 1;
         let number = self.moves.number;
@@ -272,6 +273,9 @@ impl ClusterNode {
         let others = peers.into_iter().filter(|peer| *peer != to);
         for peer in others.chain([to]).collect::<Vec<_>>() {
             self.send_move(peer, number, MoveStep::Abandoned);
+        }
+        if why == MoveFailure::TooLarge {
+            self.moves.slots_max = Some((slots.count_ones() as usize / 2).max(1));
         }
         let jitter = self.incarnation() % URGENT_AGAIN_MS;
         let again = now + if is_urgent { URGENT_AGAIN_MS + jitter } else { AGAIN_MS };
