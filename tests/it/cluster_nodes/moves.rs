@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use super::nodes::{Node, Nodes};
 use super::sessions::{continuing, enter, leave, settle};
@@ -47,6 +48,8 @@ fn publishing_while(node: &Node, act: impl FnOnce()) -> usize {
             while !is_over.load(Ordering::Relaxed) {
                 count += 1;
                 publish_all(&mut publisher, &[Message::new("to/all", count.to_string(), 1 + (count % 2) as u8)]);
+                // A session's queue is bounded.
+                thread::sleep(Duration::from_millis(5));
             }
             count
         });

@@ -43,6 +43,8 @@ pub struct Host {
     pub paused_until: u64,
     /// It leaves by SIGTERM, and ends by then at the latest.
     pub leaves_until: Option<u64>,
+    /// It ends then, if nothing more happens.
+    pub ends_at: Option<u64>,
     /// The document names it until then.
     pub evacuated_until: u64,
     /// Times in which it was not in, or did not run, and whether that was planned; the last may be open.
@@ -240,6 +242,7 @@ impl Host {
             restart_at: 0,
             paused_until: 0,
             leaves_until: None,
+            ends_at: None,
             evacuated_until: 0,
             outages: vec![(0, None, false)],
         }

@@ -37,7 +37,7 @@ fn old_owner(durability: Durability) -> Bench {
     let publisher = bench.connect("p", true, false).expect("admitted");
     bench.publish(publisher, b't');
     bench.run();
-    // QoS 2, to nobody: PUBREC is all that comes of it.
+    // QoS 2, to no subscriber: PUBREC is all that comes of it.
     bench.core.receive(conn, &[0x34, 7, 0, 1, b'n', 0, 5, 0, b'x'], bench.now);
     bench.run();
     bench.flush(conn);

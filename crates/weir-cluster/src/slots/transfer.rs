@@ -250,7 +250,7 @@ impl SlotManager {
         held.fold(0, |held, (slot, _)| held | bit(slot))
     }
 
-    /// When a slot with sessions is tried again, where nobody moved it.
+    /// When a slot with sessions is tried again, where it was not moved.
     pub(super) const fn again_at(now: Millis) -> Millis {
         now + GIVE_AGAIN
     }

@@ -10,6 +10,8 @@ use crate::cluster_sim::planted::Fault;
 /// How long a node that leaves may take for its slots, and then to end.
 const LEAVE_MS: u64 = 12_000;
 const END_MS: u64 = 1000;
+/// How long its clients are gone before it ends.
+const QUIET_MS: u64 = 300;
 /// A failure so long before a client was last connected may be why its session is gone.
 const FAILURE_MS: u64 = 6000;
 
@@ -71,17 +73,23 @@ impl World {
         let view = gateway.slot_view();
         let owns = (0..view.per_class * 2).any(|slot| view.owner(slot) == SlotOwner::Here);
         if is_late || owns {
-            // Its slots are lost, as if it had died: nobody could take them in time.
+            // Its slots are lost, as if it had died: no node could take them in time.
             return self.crash(number);
         }
         let incarnation = process.incarnation;
         let clients = (0..self.clients.len()).filter(|client| self.clients[*client].host == number);
         for client in clients.collect::<Vec<_>>() {
             if self.clients[client].role == Role::Testator && self.clients[client].is_connected {
-                // Its will is published by the keeper, when that knows that the node has left.
+                // Its will is published here, and takes its way before the node ends.
+                self.hosts[number].ends_at = None;
                 return self.lose_connection(client);
             }
         }
+        let host = &mut self.hosts[number];
+        if now < *host.ends_at.get_or_insert(now + QUIET_MS) {
+            return;
+        }
+        host.ends_at = None;
         let local = self.hosts[number].process.as_ref().map_or(0, |process| process.local(now));
         let host = &mut self.hosts[number];
         if let Some(process) = &mut host.process {

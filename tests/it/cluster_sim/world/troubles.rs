@@ -132,7 +132,7 @@ impl World {
         let host = &mut self.hosts[number];
         let Some(process) = host.process.take() else { return };
         host.restart_at = self.now + self.rng.below(6000) as u64;
-        (host.paused_until, host.leaves_until, host.evacuated_until) = (0, None, 0);
+        (host.paused_until, host.leaves_until, host.ends_at, host.evacuated_until) = (0, None, None, 0);
         let restart_at = host.restart_at;
         self.engine.forget(number, process.incarnation);
         for client in 0..self.clients.len() {

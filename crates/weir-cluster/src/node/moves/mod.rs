@@ -7,7 +7,7 @@
 //!    and next owner stop the log of retained messages at one entry. So both have seen the same messages.
 //! 4. *Copy*: the mover exports the sessions; the next owner imports them, and makes their interest known to all nodes.
 //! 5. *Release*: each node says whether it held until then. From here on, both have the sessions, and both get what is published.
-//! 6. *Table*: the mover writes the next owner into the slot table. Whoever owns the slot then serves; the other copy is dropped.
+//! 6. *Table*: the mover writes the next owner into the slot table. The owner by the table serves; the other copy is dropped.
 //!
 //! So nothing depends on whether, or when, the write is stored. The hold is short: it does not wait for the engine.
 
@@ -129,6 +129,8 @@ pub(super) struct Moves {
     /// The number of the last move of this node, and when the next one may begin.
     number: u64,
     next_at: Millis,
+    /// Slots of a move at most, since the sessions of more were too large for one.
+    slots_max: Option<usize>,
     /// Moves that were finished: the next owner may not know it yet.
     finished: VecDeque<u64>,
     counters: MoveCounters,

@@ -112,6 +112,7 @@ impl ClusterNode {
         }
         let is_urgent = self.members.is_leaving() || self.members.is_evacuating();
         let most = if is_urgent { usize::MAX } else { REBALANCE_SLOTS };
+        let most = self.moves.slots_max.map_or(most, |max| most.min(max));
         let Some((slots, node, to)) = self.slots.next_move(&self.members, now, most) else { return };
         self.moves.number += 1;
         let number = self.moves.number;
@@ -266,15 +267,20 @@ impl ClusterNode {
     /// This node serves on. No write of the move can be stored any more.
     fn abandon(&mut self, why: MoveFailure, now: Millis) {
         let Some(outgoing) = self.moves.outgoing.take() else { return };
-        let Outgoing { number, slots, node, to, is_urgent, peers, .. } = outgoing;
+        let Outgoing { number, slots, node, to, step, is_urgent, peers, .. } = outgoing;
         self.end_hold((self.incarnation(), number), now);
         self.gateway.drop_copies();
         let others = peers.into_iter().filter(|peer| *peer != to);
         for peer in others.chain([to]).collect::<Vec<_>>() {
             self.send_move(peer, number, MoveStep::Abandoned);
         }
+        if why == MoveFailure::TooLarge {
+            self.moves.slots_max = Some((slots.count_ones() as usize / 2).max(1));
+        }
         let jitter = self.incarnation() % URGENT_AGAIN_MS;
-        let again = now + if is_urgent { URGENT_AGAIN_MS + jitter } else { AGAIN_MS };
+        // An offer that is refused costs no client anything: a node that has just joined may not be ready.
+        let is_soon = is_urgent || step == Step::Offered;
+        let again = now + if is_soon { URGENT_AGAIN_MS + jitter } else { AGAIN_MS };
         self.slots.thaw(slots, again);
         self.moves.next_at = now + URGENT_AGAIN_MS + jitter;
         self.moves.counters.abandoned += 1;
