@@ -73,14 +73,15 @@ impl Gateway {
     }
 
     /// This node is in again: it acknowledges nothing until every peer has answered. One that has taken it for out, and forgotten
-    /// its interest, does not take what it sends, and begins anew; so its interest comes again first.
+    /// its interest, does not take what it sends, and begins anew; so its interest comes again first. One that has started
+    /// meanwhile may serve clients, and sends its interest when it sees this node for the first time.
     pub fn confirm(&mut self, outside: &mut impl Outside) {
         self.slots.set_stale();
         let sequence = self.log.applied();
         for slot in self.peers.slots() {
             self.push(slot, &PeerMessage::LogApplied { sequence }, outside);
             if let Some(peer) = self.peers.get_mut(slot) {
-                peer.confirm = peer.sent;
+                (peer.confirm, peer.must_be_known) = (peer.sent, true);
             }
         }
     }
