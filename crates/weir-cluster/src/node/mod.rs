@@ -272,9 +272,10 @@ impl ClusterNode {
             && self.log.head().is_some_and(|head| self.gateway.is_ready(head))
     }
 
-    /// Whether all peers that are in have processed what they were sent, and the log has stored this node's entries.
+    /// Whether all peers that are in have processed what they were sent, the log has stored this node's entries, and this node
+    /// has done what it was sent.
     pub fn is_flushed(&self) -> bool {
-        self.unstored_bytes == 0 && self.peers.unacknowledged_bytes() == 0
+        self.unstored_bytes == 0 && self.peers.unacknowledged_bytes() == 0 && self.gateway.is_at_rest()
     }
 
     /// The node has shut down: the next heartbeat is its last.

@@ -62,6 +62,9 @@ impl World {
         let Some(process) = &mut host.process else { return };
         // One that is out, or late, loses its slots as if it had died: nobody could take them in time.
         let is_out = !process.is_in(now);
+        // Its shards end before its gateway.
+        process.node.now = process.local(now);
+        process.node.advance(0);
         let gateway = process.node.gateway();
         let is_late = now >= until;
         if gateway.is_giving_slots() && !is_late {
