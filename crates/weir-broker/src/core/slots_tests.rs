@@ -316,3 +316,60 @@ fn acknowledgement_that_waited_for_the_lease_is_dropped_with_a_lost_slot() {
     bench.run();
     assert_eq!(bench.closed, [(conn, 0)]);
 }
+
+/// Counts what peers are sent of publishes.
+#[derive(Default)]
+struct Publishes(u64);
+
+impl Outside for Publishes {
+    fn push(&mut self, _: PeerSlot, message: &PeerMessage<'_>) -> u64 {
+        self.0 += u64::from(matches!(message, PeerMessage::Publish(_)));
+        1
+    }
+
+    fn append(&mut self, _: &RetainedEntry<'_>) {}
+}
+
+#[test]
+fn publish_that_comes_while_the_node_is_out_reaches_a_peer_whose_interest_comes_later() {
+    let mut bench = Bench::of_all(Durability::Memory);
+    let conn = bench.connect("a", false, false).expect("owned");
+    bench.gateway.set_in_until(0);
+    bench.run();
+    let publish = [0x32, 6, 0, 1, b't', 0, 9, b'x'];
+    let result = bench.core.receive(conn, &publish, bench.now);
+    bench.run();
+    bench.gateway.add_peer(PeerSlot(0), 2, 1, &mut Nowhere);
+    let interest = [
+        PeerMessage::Namespace { id: 0, name: "" },
+        PeerMessage::AddInterest { namespace: 0, filter: "t" },
+        PeerMessage::SnapshotEnd { stamp: 0 },
+    ];
+    for (number, message) in interest.iter().enumerate() {
+        bench.gateway.take_message(PeerSlot(0), number as u64 + 1, message, bench.now);
+    }
+    bench.gateway.set_in_until(1_000_000);
+    bench.run();
+    // The driver keeps what was not consumed.
+    bench.core.receive(conn, &publish[result.consumed..], bench.now);
+    bench.core.tick(bench.now);
+    let mut publishes = Publishes::default();
+    while let Some(output) = bench.core.poll(Scope::All) {
+        if let Output::Batch(_, batch) = output {
+            bench.gateway.accept_batch(ShardId(0), batch);
+        }
+    }
+    bench.gateway.run(false, &mut publishes, bench.now);
+    assert_eq!(publishes.0, 1);
+}
+
+#[test]
+fn node_that_is_in_again_waits_for_the_interest_of_a_peer_that_has_started_meanwhile() {
+    let mut gateway = Gateway::new(1, 0, 1);
+    gateway.add_peer(PeerSlot(0), 2, 1, &mut Nowhere);
+    gateway.confirm(&mut Nowhere);
+    gateway.peer_progress(PeerSlot(0), 1, 1);
+    assert!(!gateway.is_confirmed(), "its interest may be on the way");
+    gateway.take_message(PeerSlot(0), 1, &PeerMessage::SnapshotEnd { stamp: 0 }, 0);
+    assert!(gateway.is_confirmed());
+}

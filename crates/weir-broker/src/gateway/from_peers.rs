@@ -50,10 +50,14 @@ impl Gateway {
         self.announce_clients(slot);
     }
 
-    /// A peer is out: nothing is sent to it, and nothing waits for it.
+    /// A peer is out: nothing is sent to it, and nothing waits for it. What its members of groups were to have goes to others.
     pub fn remove_peer(&mut self, slot: PeerSlot) {
         self.forget_peer(slot);
-        self.peers.remove(slot);
+        let assigned = self.peers.remove(slot).map(|peer| peer.assigned).unwrap_or_default();
+        for (_, group, message) in assigned {
+            let owner = owner_shard(&group.names(), self.shards);
+            self.links.push(owner, LinkMessage::Return { group, message, dedup_key: None });
+        }
         self.wills.lose_keeper(slot);
     }
 
@@ -73,14 +77,15 @@ impl Gateway {
     }
 
     /// This node is in again: it acknowledges nothing until every peer has answered. One that has taken it for out, and forgotten
-    /// its interest, does not take what it sends, and begins anew; so its interest comes again first.
+    /// its interest, does not take what it sends, and begins anew; so its interest comes again first. One that has started
+    /// meanwhile may serve clients, and sends its interest when it sees this node for the first time.
     pub fn confirm(&mut self, outside: &mut impl Outside) {
         self.slots.set_stale();
         let sequence = self.log.applied();
         for slot in self.peers.slots() {
             self.push(slot, &PeerMessage::LogApplied { sequence }, outside);
             if let Some(peer) = self.peers.get_mut(slot) {
-                peer.confirm = peer.sent;
+                (peer.confirm, peer.must_be_known) = (peer.sent, true);
             }
         }
     }
@@ -118,12 +123,20 @@ impl Gateway {
         if let Some(peer) = self.peers.get_mut(slot) {
             peer.processed = peer.processed.max(processed);
             peer.stored = peer.stored.max(stored);
+            while peer.assigned.pop_front_if(|(number, ..)| *number <= peer.stored).is_some() {}
         }
     }
 
     /// Up to which number this node has processed, and stored, what a peer sent.
     pub fn progress(&self, slot: PeerSlot) -> (u64, u64) {
         self.peers.get(slot).map_or((0, 0), |peer| (peer.own_processed, peer.own_stored))
+    }
+
+    /// Whether all that has come of peers and of changes of slots is done, and what this node's clients have sent has arrived.
+    pub fn is_at_rest(&self) -> bool {
+        self.slots_applied().0 == self.slots.number()
+            && self.epochs.are_settled()
+            && self.peers.iter().all(|(_, peer)| peer.processing.is_empty() && peer.unstored.is_empty())
     }
 
     /// Whether every peer has sent all that it has interest in, and the log has been applied up to `head`: clients may be

@@ -268,6 +268,12 @@ impl Gateway {
         if message.qos > QoS::AtMostOnce {
             self.wait_for_peer(peer, RANK_ASSIGN);
         }
+        // One of QoS 2 may have gone out there.
+        if message.qos == QoS::AtLeastOnce
+            && let Some(peer) = self.peers.get_mut(peer)
+        {
+            peer.assigned.push_back((peer.sent, group, message.clone()));
+        }
     }
 
     fn send_to_group(

@@ -1,10 +1,13 @@
 //! The peers of a node, and how far each link to them has come.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::wills::KeptWills;
 use crate::ids::{NamespaceId, PeerSlot, SlabIndex};
 use crate::links::link::StorageWait;
+use crate::values::group::GroupKey;
+use crate::values::message::Message;
 
 /// What has been taken from a peer in one turn, and which shards have to process it.
 #[derive(Debug)]
@@ -32,6 +35,9 @@ pub(super) struct Peer {
     /// Up to which number the peer has processed, and stored, what it was sent.
     pub(super) processed: u64,
     pub(super) stored: u64,
+    /// Messages of QoS 1 for members of groups that it has not stored, with their numbers: if it dies, other members get them.
+    /// Publishers wait where too many bytes are on the way to it, which bounds them.
+    pub(super) assigned: VecDeque<(u64, Arc<GroupKey>, Message)>,
     /// The number of the last message that was taken from it.
     pub(super) taken: u64,
     /// What shards of this turn have to store.
@@ -70,6 +76,7 @@ impl Peer {
             last_interest: 0,
             processed: 0,
             stored: 0,
+            assigned: VecDeque::new(),
             taken: 0,
             storing: Vec::new(),
             processing: VecDeque::new(),

@@ -30,6 +30,11 @@ impl SlotReports {
         self.stale
     }
 
+    /// The number of the last change.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
     pub(super) fn on_applied(&mut self, from: ShardId, number: u64, (occupied, pinned): (Slots, Slots)) {
         if let Some(applied) = self.applied.get_mut(from.index()) {
             *applied = (number, occupied, pinned);

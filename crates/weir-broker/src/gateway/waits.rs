@@ -64,6 +64,10 @@ impl Epochs {
         if rank < RANK_ASSIGN { &mut self.publishes } else { &mut self.assigns }
     }
 
+    pub(super) fn are_settled(&self) -> bool {
+        self.publishes.waiting.is_empty() && self.assigns.waiting.is_empty()
+    }
+
     /// The epoch waits for something more, because of a message of that rank.
     pub(super) fn wait_for(&mut self, rank: usize, wait: Wait) {
         self.of_rank(rank).wait_for(wait);

@@ -73,6 +73,8 @@ pub struct ClusterNode {
     /// Bytes of appends that are not stored.
     unstored_bytes: usize,
     is_in: bool,
+    /// It has been in since it started.
+    was_in: bool,
     /// Until when this node is in, as the shards know it; 0: it is out.
     in_until: Millis,
     /// It has come in and then known all peers' interest and the log. A peer that comes later serves no client before this
@@ -104,6 +106,7 @@ impl ClusterNode {
             appends: VecDeque::new(),
             unstored_bytes: 0,
             is_in: false,
+            was_in: false,
             in_until: 0,
             is_joined: false,
             slots: SlotManager::new(&config.members, config.slots_per_class),
@@ -189,8 +192,8 @@ impl ClusterNode {
         self.step_moves(now);
         self.choose_will_keeper(now);
         self.renew(now);
-        // What is sent to a peer that begins anew is lost.
-        let waits = self.is_in && !self.is_confirmed();
+        // What is sent to a peer that begins anew is lost; one that has taken this node for out will begin anew.
+        let waits = if self.is_in { !self.is_confirmed() } else { self.was_in };
         let mut ends = Ends { peers: &mut self.peers, appends: &mut self.appends, bytes: &mut self.unstored_bytes };
         self.gateway.run(congested || waits, &mut ends, now);
         self.peers.acknowledge(&self.gateway, now);
@@ -212,6 +215,7 @@ impl ClusterNode {
             let mut ends = Ends { peers: &mut self.peers, appends: &mut self.appends, bytes: &mut self.unstored_bytes };
             self.gateway.confirm(&mut ends);
             self.slots.on_in();
+            self.was_in = true;
         }
         self.is_in = self.members.is_in(now);
     }
@@ -268,9 +272,10 @@ impl ClusterNode {
             && self.log.head().is_some_and(|head| self.gateway.is_ready(head))
     }
 
-    /// Whether all peers that are in have processed what they were sent, and the log has stored this node's entries.
+    /// Whether all peers that are in have processed what they were sent, the log has stored this node's entries, and this node
+    /// has done what it was sent.
     pub fn is_flushed(&self) -> bool {
-        self.unstored_bytes == 0 && self.peers.unacknowledged_bytes() == 0
+        self.unstored_bytes == 0 && self.peers.unacknowledged_bytes() == 0 && self.gateway.is_at_rest()
     }
 
     /// The node has shut down: the next heartbeat is its last.

@@ -62,6 +62,11 @@ impl World {
         let (host, now) = (&mut self.hosts[number], self.now);
         let Some(until) = host.leaves_until else { return };
         let Some(process) = &mut host.process else { return };
+        // One that is out, or late, loses its slots as if it had died: nobody could take them in time.
+        let is_out = !process.is_in(now);
+        // Its shards end before its gateway.
+        process.node.now = process.local(now);
+        process.node.advance(0);
         let gateway = process.node.gateway();
         let is_late = now >= until;
         if gateway.is_giving_slots() && !is_late {
@@ -72,8 +77,7 @@ impl World {
         }
         let view = gateway.slot_view();
         let owns = (0..view.per_class * 2).any(|slot| view.owner(slot) == SlotOwner::Here);
-        if is_late || owns {
-            // Its slots are lost, as if it had died: no node could take them in time.
+        if is_late || is_out || owns {
             return self.crash(number);
         }
         let incarnation = process.incarnation;
