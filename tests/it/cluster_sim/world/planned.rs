@@ -62,7 +62,7 @@ impl World {
         let (host, now) = (&mut self.hosts[number], self.now);
         let Some(until) = host.leaves_until else { return };
         let Some(process) = &mut host.process else { return };
-        // One that is out, or late, loses its slots as if it had died: nobody could take them in time.
+        // One that is out, or late, loses its slots as if it had died: no node could take them in time.
         let is_out = !process.is_in(now);
         // Its shards end before its gateway.
         process.node.now = process.local(now);
