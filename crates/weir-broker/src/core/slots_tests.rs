@@ -373,3 +373,29 @@ fn node_that_is_in_again_waits_for_the_interest_of_a_peer_that_has_started_meanw
     gateway.take_message(PeerSlot(0), 1, &PeerMessage::SnapshotEnd { stamp: 0 }, 0);
     assert!(gateway.is_confirmed());
 }
+
+#[test]
+fn shared_message_that_a_dead_peer_has_not_stored_goes_to_another_member() {
+    let mut bench = Bench::of_all(Durability::Memory);
+    let publisher = bench.connect("p", true, false).expect("clean");
+    let member = bench.connect("m", true, false).expect("clean");
+    bench.gateway.add_peer(PeerSlot(0), 2, 1, &mut Nowhere);
+    let of_peer = [
+        PeerMessage::Namespace { id: 0, name: "" },
+        PeerMessage::Group { namespace: 0, group: "g", filter: "t", members: 1, ready: 1 },
+        PeerMessage::SnapshotEnd { stamp: 0 },
+    ];
+    for (number, message) in of_peer.iter().enumerate() {
+        bench.gateway.take_message(PeerSlot(0), number as u64 + 1, message, bench.now);
+    }
+    bench.run();
+    bench.publish(publisher, b't');
+    bench.run();
+    bench.core.receive(member, b"\x82\x0f\0\x01\0\x0a$share/g/t\x01", bench.now);
+    bench.run();
+    let before = bench.flush(member);
+    assert!(!before.ends_with(b"x"), "the peer's member has it");
+    bench.gateway.remove_peer(PeerSlot(0));
+    bench.run();
+    assert!(bench.flush(member).ends_with(b"x"));
+}

@@ -123,7 +123,9 @@ impl Gateway {
         if let Some(peer) = self.peers.get_mut(slot) {
             peer.processed = peer.processed.max(processed);
             peer.stored = peer.stored.max(stored);
-            while peer.assigned.pop_front_if(|(number, ..)| *number <= peer.stored).is_some() {}
+            while peer.assigned.front().is_some_and(|(number, ..)| *number <= peer.stored) {
+                peer.assigned.pop_front();
+            }
         }
     }
 

@@ -164,6 +164,16 @@ impl Gateway {
         (self.moves.export, self.moves.import) = (None, None);
     }
 
+    /// The number of this node's last entry of the log.
+    pub fn last_entry(&self) -> u64 {
+        self.log.last()
+    }
+
+    /// Up to which number all nodes have applied this node's entries.
+    pub fn settled_entries(&self) -> u64 {
+        self.log.settled()
+    }
+
     /// Up to which sequence entries of the log were given to the shards.
     pub fn log_handed(&self) -> u64 {
         self.log.handed()

@@ -78,6 +78,11 @@ impl RetainedLog {
         }
     }
 
+    /// The number of this node's last entry.
+    pub(super) fn last(&self) -> u64 {
+        self.last
+    }
+
     /// Up to which number every node has applied this node's entries.
     pub(super) fn settled(&self) -> u64 {
         self.unsettled.first().map_or(self.last, |first| first - 1)

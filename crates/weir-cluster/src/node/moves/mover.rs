@@ -44,6 +44,8 @@ pub(super) struct Outgoing {
     missing: Vec<Incarnation>,
     sessions: u64,
     is_urgent: bool,
+    /// The last entry of the log that the clients of the slots may have caused, once they are gone.
+    entries: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,6 +130,7 @@ impl ClusterNode {
             missing: Vec::new(),
             sessions: 0,
             is_urgent,
+            entries: None,
         });
     }
 
@@ -138,7 +141,13 @@ impl ClusterNode {
         if now < outgoing.deadline {
             return;
         }
-        if !self.slots.is_applied(&self.gateway) {
+        // What a client publishes at the next owner must not overtake what it has published here [MQTT-4.6.0-5]. The hold does not
+        // wait for the engine; this does.
+        let is_applied = self.slots.is_applied(&self.gateway);
+        if is_applied && outgoing.entries.is_none() {
+            outgoing.entries = Some(self.gateway.last_entry());
+        }
+        if outgoing.entries.is_none_or(|last| self.gateway.settled_entries() < last) {
             if now >= outgoing.deadline + FREEZE_APPLIED_MS {
                 self.abandon(MoveFailure::Timeout, now);
             }
