@@ -11,7 +11,6 @@ use crate::ids::{ConnId, Millis, NamespaceId, NodeId, SessionRef, ShardId};
 use crate::links::link::LinkMessage;
 use crate::values::will::PendingWill;
 use crate::{Core, EndpointPolicy};
-use weir_mqtt::QoS;
 
 /// What was done so far, until other shards have processed it and it is stored.
 #[derive(Debug)]
@@ -48,8 +47,6 @@ struct Hold {
 #[derive(Debug, Default)]
 pub(crate) struct Moves {
     hold: Option<Hold>,
-    /// Publishers that wait until the node is in: one entry for a connection.
-    suspended: BTreeSet<ConnId>,
     /// An import whose sessions are not in effect yet: its number, and how many they are.
     import: Option<(u64, u32, Settling)>,
     /// Since the last hold: reads of imported sessions that are to be done again, and what shards had retained by then.
@@ -123,27 +120,6 @@ impl Core {
         let (client_id, policy) = (client_id.into(), Arc::clone(policy));
         hold.wills.push(DueWill { session, namespace, client_id, policy, will });
         None
-    }
-
-    /// Whether a PUBLISH that has come waits until the node is in its cluster again. Until then this shard may lack interest of
-    /// peers, so that it would acknowledge what they are not sent.
-    pub(crate) fn waits_for_cluster(&mut self, connection: ConnId, qos: QoS, now: Millis) -> bool {
-        if qos == QoS::AtMostOnce || !self.journal.is_suspended(now) {
-            return false;
-        }
-        if self.moves.suspended.insert(connection) {
-            self.clients.pause(connection);
-        }
-        true
-    }
-
-    /// The node is in: it has the interest of every peer.
-    pub(crate) fn resume_suspended(&mut self, now: Millis) {
-        if !self.journal.is_suspended(now) {
-            std::mem::take(&mut self.moves.suspended)
-                .into_iter()
-                .for_each(|connection| self.clients.resume(connection));
-        }
     }
 
     pub(crate) fn end_hold(&mut self, number: u64, now: Millis) {

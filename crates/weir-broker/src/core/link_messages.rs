@@ -127,7 +127,6 @@ impl Core {
             LinkMessage::InUntil(until) => {
                 self.journal.set_in_until(until);
                 self.release_held_wills(now);
-                self.resume_suspended(now);
             }
             LinkMessage::Slots { number, per_class, sets } => self.set_slots(number, per_class, sets, now),
             LinkMessage::Hold { number, until } => self.begin_hold(number, until),

@@ -282,11 +282,7 @@ impl Core {
             }
             // Matched by reference: a decoded packet is large, and moving it out costs more than decoding it.
             match &decode(&bytes[consumed..], &context) {
-                Ok(Decoded::Packet { packet: Packet::Publish(publish), .. })
-                    if self.waits_for_hold(conn) || self.waits_for_cluster(conn, publish.qos, now) =>
-                {
-                    break;
-                }
+                Ok(Decoded::Packet { packet: Packet::Publish(_), .. }) if self.waits_for_hold(conn) => break,
                 Ok(Decoded::Packet { packet, len }) => {
                     self.work += 1;
                     self.on_packet(conn, packet, &bytes[consumed..consumed + len], now);

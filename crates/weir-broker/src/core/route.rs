@@ -46,7 +46,14 @@ impl Core {
             let message = context.store();
             self.set_retained(namespace, &message, context.durable);
         }
-        let destinations = self.fan_out(namespace, context, known, now);
+        let mut destinations = self.fan_out(namespace, context, known, now);
+        // Interest of peers may be missing while the node is out. The gateway routes what is to be acknowledged when it is there.
+        if let Some(gateway) = self.gateway
+            && context.publish.qos > QoS::AtMostOnce
+            && self.journal.is_suspended(now)
+        {
+            destinations.insert(gateway);
+        }
         for to in destinations {
             if context.is_of_gateway && Some(to) == self.gateway {
                 continue;

@@ -336,9 +336,13 @@ fn publish_that_comes_while_the_node_is_out_reaches_a_peer_whose_interest_comes_
     let conn = bench.connect("a", false, false).expect("owned");
     bench.gateway.set_in_until(0);
     bench.run();
-    let publish = [0x32, 6, 0, 1, b't', 0, 9, b'x'];
-    let result = bench.core.receive(conn, &publish, bench.now);
-    bench.run();
+    bench.publish(conn, b't');
+    bench.core.tick(bench.now);
+    while let Some(output) = bench.core.poll(Scope::All) {
+        if let Output::Batch(_, batch) = output {
+            bench.gateway.accept_batch(ShardId(0), batch);
+        }
+    }
     bench.gateway.add_peer(PeerSlot(0), 2, 1, &mut Nowhere);
     let interest = [
         PeerMessage::Namespace { id: 0, name: "" },
@@ -348,17 +352,7 @@ fn publish_that_comes_while_the_node_is_out_reaches_a_peer_whose_interest_comes_
     for (number, message) in interest.iter().enumerate() {
         bench.gateway.take_message(PeerSlot(0), number as u64 + 1, message, bench.now);
     }
-    bench.gateway.set_in_until(1_000_000);
-    bench.run();
-    // The driver keeps what was not consumed.
-    bench.core.receive(conn, &publish[result.consumed..], bench.now);
-    bench.core.tick(bench.now);
     let mut publishes = Publishes::default();
-    while let Some(output) = bench.core.poll(Scope::All) {
-        if let Output::Batch(_, batch) = output {
-            bench.gateway.accept_batch(ShardId(0), batch);
-        }
-    }
     bench.gateway.run(false, &mut publishes, bench.now);
     assert_eq!(publishes.0, 1);
 }
