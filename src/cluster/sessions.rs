@@ -28,7 +28,7 @@ impl SlotLookup for SharedSlots {
     fn owner(&self, durability: Durability, namespace: &str, client_id: &str) -> (u16, Owner) {
         let view = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let slot = session_slot(durability, namespace, client_id, view.per_class);
-        // Where no table is known, nobody owns anything.
+        // Where no table is known, no node owns a slot.
         let owner = match view.owner(slot) {
             SlotOwner::Here => Owner::Here,
             SlotOwner::Peer(incarnation) => Owner::Peer(incarnation),

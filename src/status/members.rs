@@ -299,7 +299,7 @@ fn links(out: &mut DescriptorEncoder, peers: &[ClusterPeerView]) -> fmt::Result 
 }
 
 fn slots(out: &mut DescriptorEncoder, view: &ClusterMembersView) -> fmt::Result {
-    let help = "Slots of persistent sessions, by the node that owns them; without a name: nobody does.";
+    let help = "Slots of persistent sessions, by the node that owns them; without a name: no node does.";
     let mut family = out.encode_descriptor("weir_cluster_slots", help, None, MetricType::Gauge)?;
     let mut counts: BTreeMap<(&str, &str), u64> = BTreeMap::new();
     for slot in &view.slots {

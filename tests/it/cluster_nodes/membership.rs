@@ -184,7 +184,7 @@ fn a_node_with_the_name_of_one_that_runs_does_not_start_and_the_running_one_stay
             node.weir.log()
         );
     }
-    // When it has died, the name is free, whoever takes it.
+    // When it has died, another process may take the name.
     cluster.nodes[0].weir.kill();
     second.start();
     assert!(second.has_logged(&["cluster node name was used before"]), "{}", second.weir.log());

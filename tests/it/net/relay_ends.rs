@@ -112,7 +112,7 @@ fn a_client_that_closes_while_its_node_has_no_credit_is_lost_soon() {
     until("the node of the session hears of it", String::new, || sockets.wire.sent().iter().any(ended));
 }
 
-/// Admits whoever answers a question.
+/// Admits clients that answer a question.
 struct Quiz;
 
 struct Question;
