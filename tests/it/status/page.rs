@@ -166,7 +166,7 @@ async fn the_keyboard_opens_an_endpoint_and_a_client_and_escape_closes_the_clien
     browser.assert_silent().await;
     browser.evaluate("location.hash = '#/endpoint/' + encodeURIComponent('<img src=x onerror=alert(1)>')").await;
     browser
-        .until("document.querySelector('#endpoint-page .banner.bad')?.textContent.includes('no endpoint is called')")
+        .until("document.querySelector('#endpoint-page .banner.bad')?.textContent.includes('no endpoint is named')")
         .await;
     assert_nothing_executed(&browser).await;
     server.shutdown().await;
