@@ -90,6 +90,16 @@ impl Connection {
     }
 }
 
+/// The last message of a topic that went over the topic's owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Transit {
+    pub(crate) owner: ShardId,
+    /// The hash of the topic; `None`: of any topic.
+    pub(crate) topic: Option<u64>,
+    /// Where it is on the link to the owner.
+    pub(crate) position: u64,
+}
+
 /// Fields that few connections use.
 #[derive(Debug, Default)]
 pub(crate) struct ConnectionCold {
@@ -102,8 +112,8 @@ pub(crate) struct ConnectionCold {
     pub(crate) rates: Option<PublishRates>,
     /// Until when it is not read, having published too fast; 0: it is read.
     pub(crate) resumes_at: Millis,
-    /// Messages on their way over a topic's owner: (owner, position on the link to it).
-    pub(crate) via_owner: Vec<(ShardId, u64)>,
+    /// Messages on their way over their topics' owners.
+    pub(crate) via_owner: Vec<Transit>,
     /// As whom it published what is retained.
     pub(crate) publisher: Option<Arc<PublisherIdentity>>,
     /// Enhanced authentication: the method of CONNECT [MQTT-4.12.0-5].

@@ -52,6 +52,7 @@ mod transit;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::clients::connection::Transit;
 use crate::clients::state::Clients;
 use crate::clients::timers::Timer;
 use crate::clients::wills::Wills;
@@ -168,7 +169,7 @@ pub struct Core {
     /// Numbers the SUBSCRIBEs that wait for other shards.
     pub(crate) serial: u32,
     /// Positions of disconnected clients' messages in transit over a topic's owner, by [`Core::client_hash`].
-    pub(crate) routes_of_disconnected: Vec<(u64, ShardId, u64)>,
+    pub(crate) routes_of_disconnected: Vec<(u64, Transit)>,
     /// The time of the call that is being served.
     pub(crate) now: Millis,
     /// Packets taken, deliveries made and nodes visited since the last [`Core::receive`] began.

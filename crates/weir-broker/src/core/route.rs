@@ -24,10 +24,12 @@ impl Core {
     ) {
         if self.links.count() > 1 {
             let owner = self.retained_route(namespace, context.topic);
-            if owner != self.config.shard && (context.publish.retain || self.is_in_transit(context.origin, owner)) {
+            if owner != self.config.shard
+                && (context.publish.retain || self.is_in_transit(context.origin, owner, context.topic))
+            {
                 let after = self.links.positions().into();
                 self.forward_publish(owner, namespace, Route::ViaOwner { after }, context);
-                self.remember_transit(context.origin, owner);
+                self.remember_transit(context.origin, owner, context.topic);
                 return;
             }
         }
