@@ -5,12 +5,11 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
+use super::appends::Appends;
 use super::engine::{
-    ConnectionChange, Engine, EngineConnection, EngineCounts, EngineEvent, EngineEvents, RetainedAppend, SendError,
-    SubjectHash,
+    ConnectionChange, Engine, EngineConnection, EngineCounts, EngineEvent, EngineEvents, SendError, SubjectHash,
 };
 use super::inbox::{Inbox, Received};
 use super::report::Reporter;
@@ -19,15 +18,13 @@ use super::settings::{Role, Settings, SettingsView};
 use crate::net::DataPlane;
 use weir_broker::{Millis, ShardId};
 use weir_cluster::Incarnation;
-use weir_cluster::node::{Append, ClusterNode, LogMessage, NodeStatus, Purge};
+use weir_cluster::node::{ClusterNode, LogMessage, NodeStatus, Purge};
 use weir_cluster::wire::Load;
 
 /// How often what operators see is published, at most.
 const PUBLISH_EVERY_MS: Millis = 500;
 /// Engine events that are taken in one turn.
 const EVENTS_PER_TURN: usize = 512;
-/// How long an append that failed waits until it is tried again.
-const RETRY_AFTER_MS: Millis = 200;
 /// Bytes of an envelope at most. Smaller ones than the server allows share its connection better.
 const ENVELOPE_BYTES: usize = 256 << 10;
 /// How long a node that leaves waits at the end for its peers and the engine.
@@ -68,12 +65,6 @@ impl ClusterView {
     }
 }
 
-/// An append that the engine has not acknowledged.
-struct Appending {
-    append: Append,
-    sent: Millis,
-}
-
 pub(super) struct Driver {
     pub(super) node: ClusterNode,
     pub(super) engine: Engine,
@@ -87,13 +78,15 @@ pub(super) struct Driver {
     epoch: Instant,
     pub(super) now: Millis,
     next_publish: Millis,
-    /// Entries that are being appended, by number; and those to be tried again, by subject, in order.
-    appending: HashMap<u64, Appending>,
-    again: HashMap<SubjectHash, Vec<u64>>,
-    retry_at: Option<Millis>,
+    appends: Appends,
+    /// The question for the head of the log that was asked last.
+    log_head_asked: u64,
     /// The engine's clock in milliseconds since 1970, less this node's.
     clock: Option<i128>,
     heartbeats: HashMap<u64, Millis>,
+    /// The token of the last heartbeat, and of the last one before this node began to leave.
+    last_heartbeat: u64,
+    last_before_leaving: u64,
     /// An envelope that the engine's client had no room for.
     unsent: Option<(Incarnation, Bytes)>,
     envelope: Vec<u8>,
@@ -106,18 +99,6 @@ pub(super) struct Driver {
     /// When the node ends at the latest, and whether its last heartbeat is sent.
     end_by: Option<Instant>,
     is_gone: bool,
-}
-
-/// The subject of a topic: no client can choose two topics that have the same one.
-fn subject(namespace: &str, topic: &str) -> SubjectHash {
-    let mut hash = Sha256::new();
-    hash.update((namespace.len() as u64).to_le_bytes());
-    hash.update(namespace);
-    hash.update(topic);
-    let digest = hash.finalize();
-    let mut subject = [0; 16];
-    subject.copy_from_slice(&digest[..16]);
-    SubjectHash(subject)
 }
 
 impl Driver {
@@ -143,11 +124,12 @@ impl Driver {
             plane,
             now: 0,
             next_publish: 0,
-            appending: HashMap::new(),
-            again: HashMap::new(),
-            retry_at: None,
+            appends: Appends::default(),
+            log_head_asked: 0,
             clock: None,
             heartbeats: HashMap::new(),
+            last_heartbeat: 0,
+            last_before_leaving: 0,
             unsent: None,
             envelope: Vec::new(),
             unpurged: None,
@@ -170,6 +152,7 @@ impl Driver {
             self.now = Millis::try_from(self.epoch.elapsed().as_millis()).unwrap_or(Millis::MAX);
             if leave && !self.leaving {
                 self.leaving = true;
+                self.last_before_leaving = self.last_heartbeat;
                 self.plane.set_accepts_clients(false);
                 self.node.leave(self.now);
                 self.has_left |= !self.settings.is_member();
@@ -184,7 +167,7 @@ impl Driver {
             self.send_relays(relays);
             more = self.take_engine_events();
             more |= self.node.run(self.now);
-            self.retry_appends();
+            self.appends.retry(&self.engine, self.now);
             self.carry_out();
             self.run_settings();
             self.publish();
@@ -220,7 +203,7 @@ impl Driver {
             return Duration::from_millis(1);
         }
         let now = Millis::try_from(self.epoch.elapsed().as_millis()).unwrap_or(Millis::MAX);
-        let deadline = self.retry_at.into_iter().chain([self.node.next_deadline(), self.next_publish]).min();
+        let deadline = self.appends.deadline().into_iter().chain([self.node.next_deadline(), self.next_publish]).min();
         Duration::from_millis(deadline.unwrap_or(now).saturating_sub(now)).min(SLEEP_MAX)
     }
 
@@ -238,10 +221,13 @@ impl Driver {
         match event {
             EngineEvent::Envelope(bytes) => self.node.on_envelope(&bytes, now),
             EngineEvent::HeartbeatAcked { token, .. } => {
-                let sent = self.heartbeats.remove(&token).unwrap_or(now);
-                self.heartbeats.retain(|known, _| *known > token);
-                self.node.members_mut().on_heartbeat_acked(sent, now);
-                if self.leaving && !std::mem::replace(&mut self.has_left, true) {
+                // Of one that a later one's came before, it is not known when it was sent.
+                if let Some(sent) = self.heartbeats.remove(&token) {
+                    self.heartbeats.retain(|known, _| *known > token);
+                    self.node.members_mut().on_heartbeat_acked(sent, now);
+                }
+                let says_so = self.leaving && token > self.last_before_leaving;
+                if says_so && !std::mem::replace(&mut self.has_left, true) {
                     self.next_publish = 0;
                 }
             }
@@ -263,10 +249,15 @@ impl Driver {
                 None => self.on_member_purged(&node),
                 Some(error) => self.reporter.member_not_removed(&node, &error),
             },
-            EngineEvent::RetainedAcked { token, sequence } => self.on_append_stored(token, Some(sequence)),
+            EngineEvent::RetainedAcked { token, sequence } => {
+                if let Some(entry) = self.appends.remove(token, now) {
+                    self.node.members_mut().on_append_acked(entry.sent, now);
+                    self.node.on_append_stored(token, Some(sequence), entry.bytes);
+                }
+            }
             EngineEvent::RetainedFailed { token, retry, reason, .. } => self.on_append_failed(token, retry, &reason),
-            EngineEvent::RetainedHead { sequence } => self.node.on_log_head(sequence),
-            EngineEvent::RetainedSynced { .. } | EngineEvent::RetainedPurged { .. } => {}
+            EngineEvent::RetainedHead { token, sequence } => self.node.on_log_head(token, sequence),
+            EngineEvent::RetainedPurged { .. } => {}
             EngineEvent::Retained { sequence, subject, bytes, server_time_ms } => {
                 let engine_now = self.clock.map_or(i128::from(server_time_ms), |offset| i128::from(now) + offset);
                 let age = engine_now - i128::from(server_time_ms);
@@ -302,67 +293,14 @@ impl Driver {
         self.next_publish = 0;
     }
 
-    fn on_append_stored(&mut self, number: u64, sequence: Option<u64>) {
-        let Some(appending) = self.appending.remove(&number) else { return };
-        self.node.members_mut().on_append_acked(appending.sent, self.now);
-        self.node.on_append_stored(number, sequence, appending.append.payload.len());
-    }
-
-    /// The engine has not stored an entry. It is tried again, with all later ones of its topic behind it.
+    /// The engine has not stored an entry.
     fn on_append_failed(&mut self, number: u64, retry: bool, reason: &str) {
-        let Some(appending) = self.appending.get(&number) else { return };
-        let subject = subject(&appending.append.namespace, &appending.append.topic);
         self.reporter.append_failed(retry, reason);
         if retry {
-            self.again.entry(subject).or_default().push(number);
-            self.retry_at.get_or_insert(self.now + RETRY_AFTER_MS);
-        } else {
-            // The engine will never take it: it is as if it had been stored and removed.
-            self.on_append_stored(number, None);
-        }
-    }
-
-    fn retry_appends(&mut self) {
-        if self.retry_at.is_none_or(|at| at > self.now) {
-            return;
-        }
-        self.retry_at = None;
-        for (subject, mut numbers) in std::mem::take(&mut self.again) {
-            numbers.sort_unstable();
-            // While a later one of the topic is unanswered, the first must not be sent.
-            let unanswered = self.appending.values().any(|appending| {
-                self::subject(&appending.append.namespace, &appending.append.topic) == subject
-                    && !numbers.contains(&appending.append.number)
-            });
-            if unanswered {
-                self.again.insert(subject, numbers);
-                self.retry_at = Some(self.now + RETRY_AFTER_MS);
-                continue;
-            }
-            let mut is_first = true;
-            for number in numbers {
-                if let Some(appending) = self.appending.remove(&number) {
-                    self.send_append(appending.append, is_first);
-                    is_first = false;
-                }
-            }
-        }
-    }
-
-    fn send_append(&mut self, append: Append, again: bool) {
-        let subject = subject(&append.namespace, &append.topic);
-        let request = RetainedAppend {
-            token: append.number,
-            subject,
-            payload: Bytes::from(append.payload.clone()),
-            ttl: append.ttl_ms.map(|ms| Duration::from_millis(ms).max(Duration::from_secs(1))),
-            again,
-        };
-        let number = append.number;
-        self.appending.insert(number, Appending { append, sent: self.now });
-        if self.engine.append_retained(request).is_err() {
-            self.again.entry(subject).or_default().push(number);
-            self.retry_at.get_or_insert(self.now + RETRY_AFTER_MS);
+            self.appends.failed(number, self.now);
+        } else if let Some(entry) = self.appends.remove(number, self.now) {
+            // The engine will never take it: it is as if it had been stored and removed. It tells nothing of this node.
+            self.node.on_append_stored(number, None, entry.bytes);
         }
     }
 
@@ -377,6 +315,7 @@ impl Driver {
         }
         while let Some((token, bytes)) = self.node.next_heartbeat(self.now) {
             self.heartbeats.insert(token, self.now);
+            self.last_heartbeat = token;
             if self.engine.heartbeat(token, bytes.into()).is_err() {
                 self.heartbeats.remove(&token);
             }
@@ -388,15 +327,11 @@ impl Driver {
         }
         self.send_envelopes();
         while let Some(append) = self.node.next_append() {
-            let waits = self.again.contains_key(&subject(&append.namespace, &append.topic));
-            if waits {
-                let (number, sent) = (append.number, self.now);
-                let subject = subject(&append.namespace, &append.topic);
-                self.appending.insert(number, Appending { append, sent });
-                self.again.entry(subject).or_default().push(number);
-            } else {
-                self.send_append(append, false);
-            }
+            self.appends.add(append, &self.engine, self.now);
+        }
+        if let Some(token) = self.node.log_head_wanted().filter(|token| *token != self.log_head_asked) {
+            self.log_head_asked = token;
+            self.engine.request_retained_head(token);
         }
         while let Some(purge) = self.unpurged.take().or_else(|| self.node.next_purge(self.now)) {
             if self.engine.purge_retained(SubjectHash(purge.subject), purge.below).is_err() {

@@ -1,6 +1,7 @@
 //! The nodes of one broker. [`engine`] is NATS, which carries what they send each other; `weir_cluster::ClusterNode` decides
 //! everything, and the thread of this module drives it between the engine and the shards.
 
+mod appends;
 mod control;
 mod driver;
 pub mod engine;

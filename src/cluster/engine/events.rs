@@ -38,10 +38,8 @@ pub enum EngineEvent {
     /// of its topic fail too, in their order, until that begins: see
     /// [`RetainedAppend::again`](super::RetainedAppend). With `unknown`, the message may be stored all the same.
     RetainedFailed { token: u64, retry: bool, unknown: bool, reason: String },
-    /// The last sequence that the log has: at the start, after a reset, and when it was asked for.
-    RetainedHead { sequence: u64 },
-    /// Every message up to the reported head was reported before this event.
-    RetainedSynced { sequence: u64 },
+    /// The last sequence that the log has, which was read after it was asked for with this token; 0: at the start.
+    RetainedHead { token: u64, sequence: u64 },
     /// A message of the retained log, in the order of the log. An empty payload deletes.
     Retained { sequence: u64, subject: SubjectHash, bytes: Bytes, server_time_ms: u64 },
     /// Messages of a topic that newer ones have replaced are removed, or could not be.

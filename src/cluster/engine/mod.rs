@@ -40,7 +40,7 @@ use async_nats::jetstream::context::{Context, ContextBuilder};
 use async_nats::{Client, Subscriber};
 use bytes::Bytes;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -89,7 +89,7 @@ pub struct Engine {
     appends: mpsc::Sender<RetainedAppend>,
     slots: mpsc::Sender<SlotsCommand>,
     queued_bytes: Arc<AtomicUsize>,
-    head_wanted: Arc<Notify>,
+    head_wanted: watch::Sender<u64>,
     counters: Arc<Counters>,
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
@@ -172,10 +172,9 @@ impl Engine {
         taken
     }
 
-    /// Asks for the head of the retained log: [`EngineEvent::RetainedHead`] and, when all of it was reported,
-    /// [`EngineEvent::RetainedSynced`] follow.
-    pub fn request_retained_head(&self) {
-        self.head_wanted.notify_one();
+    /// Asks for the head of the retained log: [`EngineEvent::RetainedHead`] with that token follows, unless a later question does.
+    pub fn request_retained_head(&self, token: u64) {
+        self.head_wanted.send_replace(token);
     }
 
     /// Writes the slot table, if the register's last version is `expected`. [`EngineEvent::SlotsWritten`] follows.
@@ -265,7 +264,7 @@ fn assemble(options: &EngineOptions, ready: Ready, events: &EventSender, counter
     let slots_acknowledged = Acknowledged::default();
     let (heartbeats_acknowledged, appends_acknowledged) = (Acknowledged::default(), Acknowledged::default());
     let queued_bytes = Arc::new(AtomicUsize::new(0));
-    let head_wanted = Arc::new(Notify::new());
+    let (head_wanted, head_question) = watch::channel(0);
     let reader = |config, what: &str, acknowledged: &Acknowledged| {
         let name = format!("weir-{:016x}-{what}", options.incarnation);
         Reader::new(jetstream.clone(), config, name, acknowledged.clone(), Arc::clone(counters))
@@ -301,7 +300,7 @@ fn assemble(options: &EngineOptions, ready: Ready, events: &EventSender, counter
     let log = RetainedLog {
         source: HeadSource { jetstream: jetstream.clone(), names: names.clone() },
         reader: retained,
-        head_wanted: Arc::clone(&head_wanted),
+        head_wanted: head_question,
         report: Report { events: events.clone(), counters: Arc::clone(counters) },
     };
     tasks.spawn(log.run());

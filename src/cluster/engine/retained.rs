@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::context::Context;
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::counters::Counters;
@@ -20,8 +20,8 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 pub(super) struct RetainedLog {
     pub(super) source: HeadSource,
     pub(super) reader: Reader,
-    /// The node asks for the head.
-    pub(super) head_wanted: Arc<Notify>,
+    /// The token of the node's last question for the head.
+    pub(super) head_wanted: watch::Receiver<u64>,
     pub(super) report: Report,
 }
 
@@ -48,24 +48,23 @@ enum Head {
 
 impl RetainedLog {
     pub(super) async fn run(self) -> Result<(), ReceiverEnded> {
-        let Self { source, mut reader, head_wanted, report } = self;
+        let Self { source, mut reader, mut head_wanted, report } = self;
         let mut head = Head::Unknown;
         loop {
+            let token = *head_wanted.borrow_and_update();
             if head == Head::Unknown
                 && let Some(sequence) = source.head().await
             {
                 head = Head::At(sequence);
-                report.events.message(EngineEvent::RetainedHead { sequence }).await?;
+                report.events.message(EngineEvent::RetainedHead { token, sequence }).await?;
             }
-            if let Head::At(sequence) = head
-                && reader.last() >= sequence
-            {
+            if matches!(head, Head::At(sequence) if reader.last() >= sequence) {
                 head = Head::Reached;
-                report.events.message(EngineEvent::RetainedSynced { sequence }).await?;
             }
             let read = tokio::select! {
                 read = timeout(CHECK_INTERVAL, reader.next()) => read,
-                () = head_wanted.notified() => {
+                // An engine that is dropped asks no more.
+                Ok(()) = head_wanted.changed() => {
                     head = Head::Unknown;
                     continue;
                 }
@@ -84,6 +83,7 @@ impl RetainedLog {
                         && sequence <= reader.last()
                     {
                         head = Head::At(sequence);
+                        report.events.message(EngineEvent::RetainedHead { token, sequence }).await?;
                     }
                 }
                 Err(_) => {}

@@ -34,7 +34,7 @@ fn two_engines_read_10000_appends_of_100_topics_in_the_same_order() {
     let mut later = Node::connect(&runtime, options("c", 3, &servers, 1)).over(100);
     later.until_synced();
     // Nothing is removed but by the nodes.
-    assert_eq!((later.log.len(), later.head), (10_000, later.synced));
+    assert_eq!(later.log.len(), 10_000);
     assert_eq!(later.retained(), nodes[0].retained());
     nodes.into_iter().for_each(|node| node.shut_down(&runtime));
 }
@@ -47,7 +47,7 @@ fn messages_expire_and_deletions_are_read() {
     let (runtime, servers) = (runtime(), [Nats::start()]);
     let mut node = Node::connect(&runtime, options("a", 1, &servers, 1)).over(1);
     node.until_synced();
-    assert_eq!((node.head, node.synced), (Some(0), Some(0)), "the log is empty");
+    assert_eq!(node.head, Some(0), "the log is empty");
     // Long enough for a busy machine to read the message first.
     let ttl = Some(Duration::from_secs(10));
     node.engine.append_retained(RetainedAppend { ttl, ..append(0, Bytes::from_static(b"a 0")) }).unwrap();

@@ -47,7 +47,6 @@ pub struct Node {
     pub tables: BTreeMap<u64, String>,
     pub others: Vec<EngineEvent>,
     pub head: Option<u64>,
-    pub synced: Option<u64>,
     pub servers: HashMap<&'static str, String>,
 }
 
@@ -73,7 +72,6 @@ impl Node {
             tables: BTreeMap::new(),
             others: Vec::new(),
             head: None,
-            synced: None,
             servers: HashMap::new(),
         })
     }
@@ -107,8 +105,7 @@ impl Node {
                 EngineEvent::Slots { version, bytes } => {
                     self.tables.insert(version, String::from_utf8(bytes.to_vec()).unwrap());
                 }
-                EngineEvent::RetainedHead { sequence } => self.head = Some(sequence),
-                EngineEvent::RetainedSynced { sequence } => self.synced = Some(sequence),
+                EngineEvent::RetainedHead { sequence, .. } => self.head = Some(sequence),
                 EngineEvent::Connection { connection, ref change } => {
                     eprintln!("{}: {} {change:?}", self.name, connection.as_str());
                     if let ConnectionChange::Connected { server, .. } = change {
@@ -203,7 +200,7 @@ impl Node {
     pub fn until_synced(&mut self) {
         until("the log was read to its head", String::new, || {
             self.pump();
-            self.synced.is_some()
+            self.head.is_some_and(|head| self.log.last().map_or(0, |(sequence, ..)| *sequence) >= head)
         });
     }
 

@@ -27,7 +27,6 @@ pub struct Process {
     members_head: Option<u64>,
     is_caught_up: bool,
     log_read: u64,
-    wants_head: bool,
     slots_read: u64,
     /// The question for the head of the register of slots that was asked last.
     slots_head: u64,
@@ -83,7 +82,6 @@ impl Process {
             members_head,
             is_caught_up,
             log_read,
-            wants_head: true,
             slots_read: 0,
             slots_head: 0,
             slots_write: None,
@@ -158,8 +156,8 @@ impl Process {
             gateway.members_mut().on_read(local);
         }
         if engine.log.can_read(number, now) {
-            if std::mem::take(&mut self.wants_head) {
-                self.node.gateway().on_log_head(engine.log.head());
+            if let Some(request) = self.node.gateway().log_head_wanted() {
+                self.node.gateway().on_log_head(request, engine.log.head());
             }
             let delay = if rng.one_in(8) { rng.below(120) } else { rng.below(10) };
             let (end, messages) = engine.read_log(self.log_read, now.saturating_sub(delay as u64), now);
@@ -228,7 +226,6 @@ impl Process {
             engine.write_slots(from, write, now, rng);
         }
         let events: Vec<MemberEvent> = std::iter::from_fn(|| gateway.next_event()).collect();
-        self.wants_head |= events.contains(&MemberEvent::SelfIn);
         engine.send_appends(number, self.incarnation, now, rng);
         events
     }

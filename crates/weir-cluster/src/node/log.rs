@@ -28,6 +28,8 @@ pub struct LogMessage {
 pub(super) struct Log {
     waiting: VecDeque<LogMessage>,
     waiting_bytes: usize,
+    /// The number of the question for the head, since this node has come in, and the answer.
+    request: u64,
     head: Option<u64>,
     /// Entries that could not be decoded: they are of a newer version, or damaged.
     undecodable: u64,
@@ -39,8 +41,20 @@ impl Log {
         self.waiting.push_back(message);
     }
 
-    pub(super) fn set_head(&mut self, sequence: u64) {
-        self.head = Some(sequence);
+    /// The node has come in: there may be entries that it has not read.
+    pub(super) fn on_in(&mut self) {
+        self.request += 1;
+        self.head = None;
+    }
+
+    pub(super) fn head_wanted(&self) -> Option<u64> {
+        (self.request > 0 && self.head.is_none()).then_some(self.request)
+    }
+
+    pub(super) fn set_head(&mut self, request: u64, sequence: u64) {
+        if request == self.request {
+            self.head = Some(sequence);
+        }
     }
 
     pub(super) fn head(&self) -> Option<u64> {

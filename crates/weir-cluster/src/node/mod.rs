@@ -159,9 +159,15 @@ impl ClusterNode {
         self.log.push(message);
     }
 
-    /// The last sequence of the log when the node came in.
-    pub fn on_log_head(&mut self, sequence: u64) {
-        self.log.set_head(sequence);
+    /// The number of a question for the last sequence of the log; `None`: it is known.
+    pub fn log_head_wanted(&self) -> Option<u64> {
+        self.log.head_wanted()
+    }
+
+    /// The last sequence of the log, 0 if it is empty, which was asked for after [`ClusterNode::log_head_wanted`] had answered
+    /// that number.
+    pub fn on_log_head(&mut self, request: u64, sequence: u64) {
+        self.log.set_head(request, sequence);
     }
 
     /// The log begins anew, from sequence 1.
@@ -215,6 +221,7 @@ impl ClusterNode {
             let mut ends = Ends { peers: &mut self.peers, appends: &mut self.appends, bytes: &mut self.unstored_bytes };
             self.gateway.confirm(&mut ends);
             self.slots.on_in();
+            self.log.on_in();
             self.was_in = true;
         }
         self.is_in = self.members.is_in(now);

@@ -61,7 +61,9 @@ impl Cluster {
         let mut heartbeats = Vec::new();
         let mut envelopes = Vec::new();
         for (at, node) in self.nodes.iter_mut().enumerate().filter(|(at, _)| self.silent != Some(*at)) {
-            node.on_log_head(0);
+            if let Some(request) = node.log_head_wanted() {
+                node.on_log_head(request, 0);
+            }
             if let Some(request) = node.slots_head_wanted() {
                 node.on_slots_head(request, self.slots.len() as u64);
             }
@@ -205,7 +207,9 @@ fn node_is_not_ready_before_it_has_read_the_slot_table_to_its_head() {
     let mut node = node("a", A);
     let mut ready = Vec::new();
     for (now, head) in [(0, None), (100, None), (200, Some(0)), (300, None)] {
-        node.on_log_head(0);
+        if let Some(request) = node.log_head_wanted() {
+            node.on_log_head(request, 0);
+        }
         if let Some(head) = head {
             let request = node.slots_head_wanted().unwrap();
             node.on_slots_head(request, head);
