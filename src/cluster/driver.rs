@@ -8,17 +8,16 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::appends::Appends;
-use super::engine::{
-    ConnectionChange, Engine, EngineConnection, EngineCounts, EngineEvent, EngineEvents, SendError, SubjectHash,
-};
+use super::engine::{ConnectionChange, Engine, EngineConnection, EngineCounts, EngineEvent, EngineEvents, SendError};
 use super::inbox::{Inbox, Received};
+use super::purges::Purges;
 use super::report::Reporter;
 use super::sessions::Sessions;
 use super::settings::{Role, Settings, SettingsView};
 use crate::net::DataPlane;
 use weir_broker::{Millis, ShardId};
 use weir_cluster::Incarnation;
-use weir_cluster::node::{ClusterNode, LogMessage, NodeStatus, Purge};
+use weir_cluster::node::{ClusterNode, LogMessage, NodeStatus};
 use weir_cluster::wire::Load;
 
 /// How often what operators see is published, at most.
@@ -65,6 +64,25 @@ impl ClusterView {
     }
 }
 
+/// The time of the server that stamps the entries of the log. Another stream may have another server, with another clock.
+#[derive(Debug, Default)]
+struct LogClock {
+    /// The last sequence of the log when the time was read.
+    head: u64,
+    server_time_ms: u64,
+    at: Millis,
+}
+
+impl LogClock {
+    /// How long ago an entry was stored. One that was stored later than the time was read has no age.
+    fn age(&self, sequence: u64, stored_at_ms: u64, now: Millis) -> u64 {
+        if sequence > self.head {
+            return 0;
+        }
+        (self.server_time_ms + now.saturating_sub(self.at)).saturating_sub(stored_at_ms)
+    }
+}
+
 pub(super) struct Driver {
     pub(super) node: ClusterNode,
     pub(super) engine: Engine,
@@ -81,8 +99,7 @@ pub(super) struct Driver {
     appends: Appends,
     /// The question for the head of the log that was asked last.
     log_head_asked: u64,
-    /// The engine's clock in milliseconds since 1970, less this node's.
-    clock: Option<i128>,
+    log_clock: LogClock,
     heartbeats: HashMap<u64, Millis>,
     /// The token of the last heartbeat, and of the last one before this node began to leave.
     last_heartbeat: u64,
@@ -90,8 +107,7 @@ pub(super) struct Driver {
     /// An envelope that the engine's client had no room for.
     unsent: Option<(Incarnation, Bytes)>,
     envelope: Vec<u8>,
-    /// A purge that the engine had no room for.
-    unpurged: Option<Purge>,
+    purges: Purges,
     pub(super) sessions: Sessions,
     accepts_clients: bool,
     pub(super) leaving: bool,
@@ -126,13 +142,13 @@ impl Driver {
             next_publish: 0,
             appends: Appends::default(),
             log_head_asked: 0,
-            clock: None,
+            log_clock: LogClock::default(),
             heartbeats: HashMap::new(),
             last_heartbeat: 0,
             last_before_leaving: 0,
             unsent: None,
             envelope: Vec::new(),
-            unpurged: None,
+            purges: Purges::default(),
             sessions,
             accepts_clients: false,
             leaving: false,
@@ -235,11 +251,7 @@ impl Driver {
                 self.heartbeats.remove(&token);
                 self.reporter.heartbeat_failed(&reason);
             }
-            EngineEvent::Heartbeat { bytes, server_time_ms, .. } => {
-                let offset = i128::from(server_time_ms) - i128::from(now);
-                self.clock = Some(self.clock.map_or(offset, |known| known.max(offset)));
-                self.node.on_heartbeat(&bytes, now);
-            }
+            EngineEvent::Heartbeat { bytes, .. } => self.node.on_heartbeat(&bytes, now),
             EngineEvent::MembersRead { .. } => {
                 self.node.members_mut().on_read(now);
                 self.node.members_mut().on_caught_up();
@@ -256,12 +268,16 @@ impl Driver {
                 }
             }
             EngineEvent::RetainedFailed { token, retry, reason, .. } => self.on_append_failed(token, retry, &reason),
-            EngineEvent::RetainedHead { token, sequence } => self.node.on_log_head(token, sequence),
-            EngineEvent::RetainedPurged { .. } => {}
+            EngineEvent::RetainedHead { token, sequence, server_time_ms } => {
+                self.log_clock = LogClock { head: sequence, server_time_ms, at: now };
+                self.node.on_log_head(token, sequence);
+            }
+            EngineEvent::RetainedPurged { subject, below, error } => {
+                self.purges.answered(subject, below, error.is_none(), now);
+                self.reporter.purged(error.as_deref());
+            }
             EngineEvent::Retained { sequence, subject, bytes, server_time_ms } => {
-                let engine_now = self.clock.map_or(i128::from(server_time_ms), |offset| i128::from(now) + offset);
-                let age = engine_now - i128::from(server_time_ms);
-                let age_ms = u64::try_from(age).unwrap_or(0);
+                let age_ms = self.log_clock.age(sequence, server_time_ms, now);
                 self.node.on_log_message(LogMessage { sequence, subject: subject.0, bytes: bytes.to_vec(), age_ms });
             }
             EngineEvent::RetainedReset { .. } => {
@@ -316,8 +332,9 @@ impl Driver {
         while let Some((token, bytes)) = self.node.next_heartbeat(self.now) {
             self.heartbeats.insert(token, self.now);
             self.last_heartbeat = token;
-            if self.engine.heartbeat(token, bytes.into()).is_err() {
+            if let Err(error) = self.engine.heartbeat(token, bytes.into()) {
                 self.heartbeats.remove(&token);
+                self.reporter.heartbeat_failed(&error.to_string());
             }
         }
         for shard in (0..self.shards).map(ShardId) {
@@ -333,11 +350,10 @@ impl Driver {
             self.log_head_asked = token;
             self.engine.request_retained_head(token);
         }
-        while let Some(purge) = self.unpurged.take().or_else(|| self.node.next_purge(self.now)) {
-            if self.engine.purge_retained(SubjectHash(purge.subject), purge.below).is_err() {
-                self.unpurged = Some(purge);
-                break;
-            }
+        while self.purges.has_room(self.now)
+            && let Some(purge) = self.purges.next_again().or_else(|| self.node.next_purge(self.now))
+        {
+            self.purges.send(purge, &self.engine, self.now);
         }
         self.carry_out_slots();
         self.carry_out_relays();

@@ -7,6 +7,7 @@ mod driver;
 pub mod engine;
 mod inbox;
 mod name_check;
+mod purges;
 mod report;
 mod reports;
 mod sessions;

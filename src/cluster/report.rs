@@ -11,6 +11,7 @@ use weir_cluster::node::MoveEvent;
 pub(super) struct Reporter {
     heartbeat_failing: bool,
     append_failing: bool,
+    purge_failing: bool,
     /// This node takes part no more.
     is_removed: bool,
     slots_failing: bool,
@@ -30,6 +31,13 @@ impl Reporter {
             tracing::error!(reason, "retained message not stored: the engine refuses it");
         } else if !std::mem::replace(&mut self.append_failing, true) {
             tracing::warn!(reason, "retained message not stored yet: the engine is asked again");
+        }
+    }
+
+    pub(super) fn purged(&mut self, error: Option<&str>) {
+        let was_failing = std::mem::replace(&mut self.purge_failing, error.is_some());
+        if let Some(reason) = error.filter(|_| !was_failing) {
+            tracing::warn!(reason, "retained messages that newer ones replaced not removed: the engine is asked again");
         }
     }
 

@@ -116,6 +116,11 @@ async fn prepare(
             prepared.credentials(&text).map_err(invalid)?
         }
     };
+    // Servers that are learnt from another one have no scheme: none of them is talked to without TLS.
+    let is_secret = servers.iter().any(ServerAddr::tls_required);
+    if is_secret || options.tls.ca_file.is_some() || options.tls.identity.is_some() {
+        prepared = prepared.require_tls(true);
+    }
     if let Some(ca) = &options.tls.ca_file {
         read(ca).await?;
         prepared = prepared.add_root_certificates(ca.clone());

@@ -38,12 +38,13 @@ pub enum EngineEvent {
     /// of its topic fail too, in their order, until that begins: see
     /// [`RetainedAppend::again`](super::RetainedAppend). With `unknown`, the message may be stored all the same.
     RetainedFailed { token: u64, retry: bool, unknown: bool, reason: String },
-    /// The last sequence that the log has, which was read after it was asked for with this token; 0: at the start.
-    RetainedHead { token: u64, sequence: u64 },
+    /// The last sequence that the log has, which was read after it was asked for with this token, and the time of the server that
+    /// stamps its messages. Token 0: nobody has asked yet.
+    RetainedHead { token: u64, sequence: u64, server_time_ms: u64 },
     /// A message of the retained log, in the order of the log. An empty payload deletes.
     Retained { sequence: u64, subject: SubjectHash, bytes: Bytes, server_time_ms: u64 },
     /// Messages of a topic that newer ones have replaced are removed, or could not be.
-    RetainedPurged { error: Option<String> },
+    RetainedPurged { subject: SubjectHash, below: u64, error: Option<String> },
     /// The retained log is another one, or has lost its end: it is read from its beginning again.
     RetainedReset { last_read: u64 },
     /// A slot table, in the order of the register.

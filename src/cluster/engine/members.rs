@@ -135,7 +135,7 @@ async fn purge(jetstream: Context, names: Names, node: String) -> EngineEvent {
     EngineEvent::MemberPurged { node, error }
 }
 
-/// Removes messages of a topic that newer ones have replaced. What fails is left to the next start of a node.
+/// Removes messages of a topic that newer ones have replaced.
 async fn purge_retained(jetstream: Context, names: Names, subject: SubjectHash, below: u64) -> EngineEvent {
     let purged = async {
         let stream = jetstream.get_stream_no_info(names.retained_stream()).await.map_err(|error| error.to_string())?;
@@ -143,7 +143,7 @@ async fn purge_retained(jetstream: Context, names: Names, subject: SubjectHash, 
         purge.await.map_err(|error| error.to_string())
     };
     let error = purged.await.err();
-    EngineEvent::RetainedPurged { error }
+    EngineEvent::RetainedPurged { subject, below, error }
 }
 
 /// Reports the heartbeats of all nodes.

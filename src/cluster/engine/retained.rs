@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use async_nats::jetstream::context::Context;
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use serde::Deserialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -53,10 +56,10 @@ impl RetainedLog {
         loop {
             let token = *head_wanted.borrow_and_update();
             if head == Head::Unknown
-                && let Some(sequence) = source.head().await
+                && let Some((sequence, server_time_ms)) = source.head().await
             {
                 head = Head::At(sequence);
-                report.events.message(EngineEvent::RetainedHead { token, sequence }).await?;
+                report.events.message(EngineEvent::RetainedHead { token, sequence, server_time_ms }).await?;
             }
             if matches!(head, Head::At(sequence) if reader.last() >= sequence) {
                 head = Head::Reached;
@@ -79,11 +82,11 @@ impl RetainedLog {
                 Ok(ReadEvent::Opened) => {}
                 // The message at the head may have expired meanwhile: then there is nothing to read up to it.
                 Err(_) if matches!(head, Head::At(_)) => {
-                    if let Some(sequence) = source.head().await
+                    if let Some((sequence, server_time_ms)) = source.head().await
                         && sequence <= reader.last()
                     {
                         head = Head::At(sequence);
-                        report.events.message(EngineEvent::RetainedHead { token, sequence }).await?;
+                        report.events.message(EngineEvent::RetainedHead { token, sequence, server_time_ms }).await?;
                     }
                 }
                 Err(_) => {}
@@ -92,18 +95,38 @@ impl RetainedLog {
     }
 }
 
+/// What is needed of the answer to a request for a stream's information.
+#[derive(Deserialize)]
+struct Answered {
+    /// The time of the stream's leader, as RFC 3339.
+    ts: String,
+}
+
 impl HeadSource {
-    /// The sequence of the last message that the leader of the stream has; 0: the log is empty.
-    async fn head(&self) -> Option<u64> {
-        let stream = self.jetstream.get_stream_no_info(self.names.retained_stream()).await.ok()?;
-        match stream.get_last_raw_message_by_subject(&self.names.all_retained()).await {
-            Ok(message) => Some(message.sequence),
-            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Some(0),
-            Err(error) => {
-                tracing::debug!(%error, "engine head of the retained log is not known");
+    /// The sequence of the last message that the leader of the stream has, 0 if the log is empty, and the leader's time.
+    async fn head(&self) -> Option<(u64, u64)> {
+        match self.read().await {
+            Ok(head) => Some(head),
+            Err(reason) => {
+                tracing::debug!(reason, "engine head of the retained log is not known");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 None
             }
+        }
+    }
+
+    async fn read(&self) -> Result<(u64, u64), String> {
+        let name = self.names.retained_stream();
+        let info = format!("STREAM.INFO.{name}");
+        let answered: Answered = self.jetstream.request(info, &()).await.map_err(|error| error.to_string())?;
+        let time = OffsetDateTime::parse(&answered.ts, &Rfc3339).map_err(|error| error.to_string())?;
+        let server_time_ms = u64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or_default();
+        let stream = self.jetstream.get_stream_no_info(name).await.map_err(|error| error.to_string())?;
+        // The last sequence of the stream may be of a message that has expired.
+        match stream.get_last_raw_message_by_subject(&self.names.all_retained()).await {
+            Ok(message) => Ok((message.sequence, server_time_ms)),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok((0, server_time_ms)),
+            Err(error) => Err(error.to_string()),
         }
     }
 }

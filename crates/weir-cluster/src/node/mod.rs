@@ -173,6 +173,7 @@ impl ClusterNode {
     /// The log begins anew, from sequence 1.
     pub fn on_log_reset(&mut self) {
         self.log.reset();
+        self.compaction = Compaction::default();
         self.gateway.reset_log();
     }
 
