@@ -184,3 +184,23 @@ fn policy_of_a_copied_session_is_the_one_that_is_declared_here() {
     let mut sessions = new.core.clients.sessions();
     assert!(sessions.all(|(_, session)| session.policy.limits.max_queued_messages == 7));
 }
+
+#[test]
+fn node_is_not_at_rest_before_the_wills_that_waited_for_a_hold_are_published() {
+    let mut bench = Bench::of_all(Durability::Memory);
+    let watcher = bench.connect("watcher", true, false).expect("admitted");
+    bench.subscribe(watcher, b'w');
+    let conn = bench.connect("a", true, true).expect("admitted");
+    bench.run();
+    bench.flush(watcher);
+    assert!(bench.gateway.is_at_rest());
+    bench.gateway.begin_hold(bench.now + 1000);
+    bench.run();
+    bench.core.connection_closed(conn, bench.now);
+    bench.run();
+    assert!(bench.flush(watcher).is_empty() && !bench.gateway.is_at_rest(), "the will waits");
+    bench.gateway.release_hold();
+    assert!(!bench.gateway.is_at_rest(), "the shard does not know it");
+    bench.run();
+    assert!(bench.flush(watcher).ends_with(b"gone") && bench.gateway.is_at_rest());
+}

@@ -267,12 +267,9 @@ impl Gateway {
         self.send_to_group(peer, &group, message, outside, now);
         if message.qos > QoS::AtMostOnce {
             self.wait_for_peer(peer, RANK_ASSIGN);
-        }
-        // One of QoS 2 may have gone out there.
-        if message.qos == QoS::AtLeastOnce
-            && let Some(peer) = self.peers.get_mut(peer)
-        {
-            peer.assigned.push_back((peer.sent, group, message.clone()));
+            if let Some(peer) = self.peers.get_mut(peer) {
+                peer.assigned.push_back((peer.sent, group, message.clone()));
+            }
         }
     }
 

@@ -43,6 +43,8 @@ pub(super) struct Moves {
     /// The number that was given last.
     number: u64,
     hold: Option<Hold>,
+    /// The positions of the links to the shards behind the end of the last hold.
+    released: Vec<u64>,
     export: Option<Export>,
     import: Option<Import>,
 }
@@ -120,7 +122,15 @@ impl Gateway {
     pub fn release_hold(&mut self) {
         if let Some(Hold { number, .. }) = self.moves.hold.take() {
             self.tell_shards(|| LinkMessage::Release { number });
+            self.moves.released = self.links.positions();
+            (0..self.shards).for_each(|shard| self.links.request_ack(ShardId(shard)));
         }
+    }
+
+    /// Whether there is no hold, and the shards have begun what waited for the end of the last one.
+    pub(super) fn is_released(&self) -> bool {
+        let mut released = (0..self.shards).zip(&self.moves.released);
+        !self.moves.is_held() && released.all(|(shard, position)| self.links.acked(ShardId(shard)) >= *position)
     }
 
     /// Begins to copy the sessions of frozen slots, into at most so many bytes.

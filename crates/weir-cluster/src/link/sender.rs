@@ -29,6 +29,8 @@ pub(super) struct SendStream {
     /// The highest offset that was sent.
     sent: u64,
     frames: u64,
+    /// Frames behind this one have not left this node, not even in part.
+    sent_frames: u64,
     processed: u64,
     stored: u64,
     /// Frames, and the offsets at their ends, to translate `processed` to bytes.
@@ -57,6 +59,7 @@ impl Default for SendStream {
             next: 0,
             sent: 0,
             frames: 0,
+            sent_frames: 0,
             processed: 0,
             stored: 0,
             marks: VecDeque::new(),
@@ -115,6 +118,20 @@ impl SendStream {
         self.frames
     }
 
+    pub(super) const fn sent_frames(&self) -> u64 {
+        self.sent_frames
+    }
+
+    /// Drops the frames that have not left this node. The last one that is left may be cut.
+    pub(super) fn drop_unsent(&mut self) {
+        self.buffer.truncate(self.start + (self.sent - self.acked) as usize);
+        self.frames = self.sent_frames;
+        while self.marks.back().is_some_and(|(_, end)| *end > self.sent) {
+            self.marks.pop_back();
+        }
+        self.last_mark = self.marks.back().map_or(self.processed_offset, |(_, end)| *end);
+    }
+
     pub(super) const fn processed(&self) -> u64 {
         self.processed
     }
@@ -163,7 +180,9 @@ impl SendStream {
         }
         let (offset, len) = (self.next, piece(self.next, end, max_payload));
         self.next += len as u64;
-        self.sent = self.sent.max(self.next);
+        if self.next > self.sent {
+            (self.sent, self.sent_frames) = (self.next, self.frames);
+        }
         self.resend_at.get_or_insert(now + self.timeout);
         Some(Piece { offset, len, wants_ack: self.processed < self.wanted || self.stored < self.wanted })
     }

@@ -314,3 +314,40 @@ fn frames_larger_than_an_envelope_are_put_together() {
     }
     assert_eq!((count, next_message(&mut b)), (10, Some((1, publish(&packet)))));
 }
+
+#[test]
+fn frames_behind_those_that_may_have_left_are_dropped() {
+    let (mut a, mut b) = pair();
+    a.push(&interest(1));
+    deliver(&mut b, &poll(&mut a, 0).unwrap(), 0);
+    assert_eq!((take_all(&mut b), b.is_taken()), (vec![1], true));
+    a.push(&interest(2));
+    poll(&mut a, 10).unwrap();
+    // The peer does not answer: only what it was sent before is sent again.
+    let again = poll(&mut a, 200).unwrap();
+    a.push(&interest(3));
+    assert_eq!((poll(&mut a, 210), a.sent(), a.pushed()), (None, 2, 3));
+    a.drop_unsent();
+    assert_eq!((a.sent(), a.pushed()), (2, 2));
+    deliver(&mut b, &again, 300);
+    assert_eq!(take_all(&mut b), [2]);
+    b.acknowledge(2, 2, 300);
+    deliver(&mut a, &poll(&mut b, 400).unwrap(), 400);
+    assert_eq!((poll(&mut a, 400), a.unacknowledged_bytes(), a.next_deadline()), (None, 0, None));
+}
+
+#[test]
+fn what_the_peer_is_known_to_have_sent_counts_as_taken_when_all_of_it_was_taken() {
+    let (mut a, mut b) = pair();
+    a.push(&interest(1));
+    let lost = poll(&mut a, 0).unwrap();
+    a.push(&interest(2));
+    deliver(&mut b, &poll(&mut a, 0).unwrap(), 0);
+    assert!(!b.is_taken(), "something before it is missing");
+    deliver(&mut b, &lost, 1);
+    assert!(!b.is_taken());
+    deliver(&mut a, &poll(&mut b, 1).unwrap(), 1);
+    deliver(&mut b, &poll(&mut a, 1).unwrap(), 1);
+    assert!(!b.is_taken(), "it has come");
+    assert_eq!((take_all(&mut b), b.is_taken()), (vec![1, 2], true));
+}
