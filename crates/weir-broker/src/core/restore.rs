@@ -181,6 +181,9 @@ impl Core {
             return Some(());
         }
         let (now, namespace_id) = (work.now, self.routing.namespace(namespace));
+        if work.copy.is_some() && self.has_clean_start(namespace_id, client_id) {
+            return Some(());
+        }
         let after_s = |seconds: u32| now.saturating_add(u64::from(seconds) * 1000);
         let ends_at = match (was_connected, expiry_s) {
             (false, _) => self.restored_time(work, ends_at_unix_ms),

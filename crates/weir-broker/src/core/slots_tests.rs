@@ -19,7 +19,7 @@ fn sets(owned: Slots, releasing: Slots) -> SlotSets {
     SlotSets { owned, releasing, ..SlotSets::default() }
 }
 
-struct Nowhere;
+pub(super) struct Nowhere;
 
 impl Outside for Nowhere {
     fn push(&mut self, _: PeerSlot, _: &PeerMessage<'_>) -> u64 {
@@ -315,6 +315,23 @@ fn acknowledgement_that_waited_for_the_lease_is_dropped_with_a_lost_slot() {
     bench.gateway.set_in_until(1_000_000);
     bench.run();
     assert_eq!(bench.closed, [(conn, 0)]);
+}
+
+#[test]
+fn qos_2_publish_that_is_sent_again_is_not_acknowledged_while_the_node_is_out() {
+    let mut bench = Bench::of_all(Durability::Memory);
+    let conn = bench.connect("a", false, false).expect("owned");
+    let publish = [0x34, 6, 0, 1, b't', 0, 5, b'x'];
+    bench.core.receive(conn, &publish, bench.now);
+    bench.run();
+    assert!(bench.flush(conn).ends_with(&[0x50, 2, 0, 5]));
+    bench.now = 1_000_001;
+    bench.core.receive(conn, &publish, bench.now);
+    bench.run();
+    assert!(bench.flush(conn).is_empty(), "the lease is over");
+    bench.gateway.set_in_until(2_000_000);
+    bench.run();
+    assert_eq!(bench.flush(conn), [0x50, 2, 0, 5]);
 }
 
 /// Counts what peers are sent of publishes.

@@ -44,14 +44,15 @@ impl Gateway {
     /// A client has connected to a peer: its home shard here ends an older connection.
     pub(super) fn on_client_elsewhere(
         &mut self,
-        namespace: NamespaceId,
+        (peer, namespace): (PeerSlot, NamespaceId),
         client_id: &str,
         (stamp, wins_ties, clean_start): (u64, bool, bool),
     ) {
         let home = home_shard(self.routing.name(namespace), client_id, self.shards);
         self.links.define_namespace(home, namespace, self.routing.name(namespace));
         let client_id = client_id.into();
-        self.links.push(home, LinkMessage::ClientElsewhere { namespace, client_id, stamp, wins_ties, clean_start });
+        let message = LinkMessage::ClientElsewhere { peer, namespace, client_id, stamp, wins_ties, clean_start };
+        self.links.push(home, message);
     }
 
     /// A peer knows of a connection with this stamp: what connects here is newer.

@@ -190,7 +190,7 @@ impl Gateway {
                 self.stamp = self.stamp.max(*stamp);
                 if let Some(namespace) = self.peer_namespace(from, *namespace) {
                     self.drop_delayed_will(namespace, client_id, *stamp);
-                    self.on_client_elsewhere(namespace, client_id, (*stamp, wins_ties, *clean_start));
+                    self.on_client_elsewhere((from, namespace), client_id, (*stamp, wins_ties, *clean_start));
                 }
             }
             PeerMessage::ClientWill { namespace, client_id, stamp, will } => {

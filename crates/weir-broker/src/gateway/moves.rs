@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Gateway, Slots};
 use crate::gateway::waits::Wait;
-use crate::ids::{Millis, ShardId};
+use crate::ids::{Millis, PeerSlot, ShardId};
 use crate::links::link::LinkMessage;
 use crate::values::slot_copy::SlotCopy;
 
@@ -91,11 +91,12 @@ impl Gateway {
         (0..self.shards).for_each(|shard| self.links.push(ShardId(shard), message()));
     }
 
-    /// This node begins nothing that would be delivered until [`Gateway::release_hold`], or that moment.
-    pub fn begin_hold(&mut self, until: Millis) {
+    /// This node begins nothing that would be delivered until [`Gateway::release_hold`], or that moment. `mover`: the peer whose slots
+    /// move; `None`: they are of this node.
+    pub fn begin_hold(&mut self, mover: Option<PeerSlot>, until: Millis) {
         let number = self.moves.next_number();
         self.moves.hold = Some(Hold { number, held: vec![false; usize::from(self.shards)], waits: None });
-        self.tell_shards(|| LinkMessage::Hold { number, until });
+        self.tell_shards(|| LinkMessage::Hold { number, mover, until });
     }
 
     /// Whether all that was begun before the hold has been processed by all nodes.

@@ -193,6 +193,7 @@ pub(crate) enum LinkMessage {
     Stamp(u64),
     /// From the gateway: a client has connected to another node.
     ClientElsewhere {
+        peer: PeerSlot,
         namespace: NamespaceId,
         client_id: Box<str>,
         stamp: u64,
@@ -234,9 +235,11 @@ pub(crate) enum LinkMessage {
         occupied: Slots,
         pinned: Slots,
     },
-    /// From the gateway: begin nothing that would be delivered, until [`LinkMessage::Release`] or that moment.
+    /// From the gateway: begin nothing that would be delivered, until [`LinkMessage::Release`] or that moment. `mover`: the peer
+    /// whose slots move.
     Hold {
         number: u64,
+        mover: Option<PeerSlot>,
         until: Millis,
     },
     /// To the gateway: all that was begun before has been processed on this node, and is stored.
