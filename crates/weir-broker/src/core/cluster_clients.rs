@@ -45,7 +45,8 @@ impl Core {
             let Some(session) = self.clients.session(connection.session) else { continue };
             let serves = session.connection == Some(slot) && !session.ending;
             if serves && !session.client_id.starts_with(OF_NODE_PREFIX) {
-                clients.push((session.namespace, session.client_id.clone(), connection.stamp));
+                let began = session.slot_class.is_none();
+                clients.push((session.namespace, session.client_id.clone(), connection.stamp, began));
             }
         }
         for (namespace, ..) in &clients {
@@ -67,12 +68,12 @@ impl Core {
             self.remember_clean_start((namespace, client_id), Some(peer), stamp);
         }
         let Some(id) = self.clients.find_session(namespace, client_id) else { return };
-        let slot = self.clients.session(id).and_then(|session| session.connection);
-        if let Some(slot) = slot {
-            let is_older = |own: u64| own < stamp || (own == stamp && wins_ties);
-            if !self.clients.connection(slot).is_some_and(|connection| is_older(connection.stamp)) {
-                return;
-            }
+        let Some(session) = self.clients.session(id) else { return };
+        // That of the session is the stamp of its connection.
+        if session.stamp > stamp || (session.stamp == stamp && !wins_ties) {
+            return;
+        }
+        if let Some(slot) = session.connection {
             self.session_event(CoreEventKind::SessionTakenOver, id, || CoreEventDetail::SessionTakenOver);
             self.disconnect_with(slot, ReasonCode::SessionTakenOver);
         }

@@ -223,6 +223,7 @@ impl Core {
             dropped: 0,
             ending: false,
             slot_class: Some(work.copy.map_or(Durability::Disk, |copy| copy.class)),
+            stamp: self.stamp,
             durable: durable.map(Box::new),
         };
         let is_durable = session.durable.is_some();

@@ -22,18 +22,14 @@ impl Gateway {
         if self.peers.get(peer).is_none_or(|known| known.key != key) {
             return;
         }
-        for (namespace, client_id, stamp) in clients {
+        for (namespace, client_id, stamp, clean_start) in clients {
             let Some(namespace) = self.links.namespace_of(from, namespace) else {
                 self.errors += 1;
                 continue;
             };
             self.define_namespace(peer, namespace, outside);
-            let message = PeerMessage::ClientConnected {
-                namespace: namespace.0,
-                client_id: &client_id,
-                stamp,
-                clean_start: false,
-            };
+            let (namespace, client_id) = (namespace.0, &*client_id);
+            let message = PeerMessage::ClientConnected { namespace, client_id, stamp, clean_start };
             self.push(peer, &message, outside);
         }
         if let Some(next) = next {

@@ -73,12 +73,12 @@ pub(crate) enum Route {
     ViaOwner { after: Box<[u64]> },
 }
 
-/// Clients that are connected to a shard, with the stamps of their connections.
+/// Clients that are connected to a shard, with the stamps of their connections, and whether these began their sessions.
 #[derive(Debug)]
 pub(crate) struct ClientsPage {
     pub(crate) peer: PeerSlot,
     pub(crate) key: u64,
-    pub(crate) clients: Vec<(NamespaceId, Box<str>, u64)>,
+    pub(crate) clients: Vec<(NamespaceId, Box<str>, u64, bool)>,
     /// There are more from this connection on.
     pub(crate) next: Option<ConnectionSlot>,
 }

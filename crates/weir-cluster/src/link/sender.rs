@@ -129,6 +129,8 @@ impl SendStream {
         while self.marks.back().is_some_and(|(_, end)| *end > self.sent) {
             self.marks.pop_back();
         }
+        // The peer may say that it has processed a frame of which it was not sent all.
+        self.processed_offset = self.processed_offset.min(self.sent);
         self.last_mark = self.marks.back().map_or(self.processed_offset, |(_, end)| *end);
     }
 
@@ -216,7 +218,7 @@ impl SendStream {
         now: Millis,
         counters: &mut LinkCounters,
     ) {
-        if ack.generation != self.generation || ack.received > self.sent || ack.processed > self.frames {
+        if ack.generation != self.generation || ack.received > self.sent || ack.processed > self.sent_frames {
             return;
         }
         if ack.received > self.acked {
@@ -263,7 +265,7 @@ impl SendStream {
     }
 
     fn raise_watermarks(&mut self, ack: &Acknowledgement) {
-        self.stored = self.stored.max(ack.stored.min(self.frames));
+        self.stored = self.stored.max(ack.stored.min(self.sent_frames));
         self.processed = self.processed.max(ack.processed);
         while let Some((_, end)) = self.marks.front().copied().filter(|(frame, _)| *frame <= self.processed) {
             self.processed_offset = end;

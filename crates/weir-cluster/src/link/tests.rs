@@ -298,6 +298,16 @@ fn hostile_acknowledgements_and_offsets_change_nothing() {
     b.receive(&raw(u32::MAX, u64::MAX, &[1; 100]), 0);
     assert_eq!((a.peer_processed(), a.peer_stored(), next_message(&mut b)), (0, 0, None));
     assert!(a.buffered_bytes() > 0);
+    // Of a frame that was not sent; and of one of which a part was sent.
+    let acknowledgement = crate::wire::Acknowledgement { generation: 1, received: 0, processed: 2, stored: 2 };
+    let early = Envelope { sender: B, receiver: A, acknowledgement, ..raw(1, 0, b"") };
+    a.push(&interest(2));
+    a.receive(&early, 0);
+    assert_eq!(a.peer_processed(), 0);
+    assert!(a.poll(0, Envelope::HEADER + 1, &mut Vec::new()));
+    a.receive(&early, 0);
+    a.drop_unsent();
+    assert_eq!((a.peer_processed(), a.unacknowledged_bytes()), (2, 0));
 }
 
 #[test]
