@@ -174,6 +174,7 @@ impl Core {
         context.publisher.clone_from(&forwarded.publisher);
         (context.durable, context.dedup_key) = (forwarded.durable, forwarded.dedup_key);
         (context.is_of_peer, context.is_of_gateway) = (forwarded.is_of_peer, Some(from) == self.gateway);
+        context.groups_wait = forwarded.groups_wait;
         let before = self.journal.mark();
         match &forwarded.route {
             Route::Direct { .. } => {

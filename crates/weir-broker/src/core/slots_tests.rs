@@ -64,6 +64,10 @@ impl Bench {
 
     /// One turn. Returns whether anything was done.
     fn turn(&mut self) -> bool {
+        self.turn_with(&mut Nowhere)
+    }
+
+    fn turn_with(&mut self, outside: &mut impl Outside) -> bool {
         let mut is_busy = self.core.next_deadline().is_some_and(|at| at <= self.now);
         self.core.tick(self.now);
         while let Some(output) = self.core.poll(Scope::All) {
@@ -81,7 +85,7 @@ impl Bench {
                 _ => {}
             }
         }
-        self.gateway.run(false, &mut Nowhere, self.now);
+        self.gateway.run(false, outside, self.now);
         while let Some(batch) = self.gateway.take_batch(ShardId(0)) {
             self.core.deliver_batch(ShardId(1), batch, self.now);
             is_busy = true;
@@ -90,7 +94,11 @@ impl Bench {
     }
 
     pub(super) fn run(&mut self) {
-        while self.turn() {}
+        self.run_with(&mut Nowhere);
+    }
+
+    fn run_with(&mut self, outside: &mut impl Outside) {
+        while self.turn_with(outside) {}
     }
 
     /// A CONNECT of 3.1.1, with a will to `w` where asked. `Err`: the CONNACK.
@@ -372,6 +380,60 @@ fn publish_that_comes_while_the_node_is_out_reaches_a_peer_whose_interest_comes_
     let mut publishes = Publishes::default();
     bench.gateway.run(false, &mut publishes, bench.now);
     assert_eq!(publishes.0, 1);
+}
+
+#[test]
+fn shared_message_that_comes_while_the_node_is_out_reaches_one_member_of_each_group() {
+    let mut bench = Bench::of_all(Durability::Memory);
+    let conn = bench.connect("a", false, false).expect("owned");
+    let member = bench.connect("m", true, false).expect("clean");
+    bench.core.receive(member, b"\x82\x0f\0\x01\0\x0a$share/g/t\x01", bench.now);
+    bench.run();
+    [conn, member].into_iter().for_each(|conn| drop(bench.flush(conn)));
+    bench.gateway.set_in_until(0);
+    bench.run();
+    bench.publish(conn, b't');
+    bench.core.tick(bench.now);
+    while let Some(output) = bench.core.poll(Scope::All) {
+        if let Output::Batch(_, batch) = output {
+            bench.gateway.accept_batch(ShardId(0), batch);
+        }
+    }
+    // The shards did not know the group of the peer.
+    bench.gateway.add_peer(PeerSlot(0), 2, 1, &mut Nowhere);
+    let groups = [
+        PeerMessage::Namespace { id: 0, name: "" },
+        PeerMessage::Group { namespace: 0, group: "h", filter: "+", members: 1, ready: 1 },
+        PeerMessage::Group { namespace: 0, group: "i", filter: "u", members: 1, ready: 1 },
+        PeerMessage::SnapshotEnd { stamp: 0 },
+    ];
+    for (number, message) in groups.iter().enumerate() {
+        bench.gateway.take_message(PeerSlot(0), number as u64 + 1, message, bench.now);
+    }
+    bench.gateway.set_in_until(1_000_000);
+    let mut assigned = GroupPublishes::default();
+    bench.run_with(&mut assigned);
+    assert_eq!(assigned.0, ["h"], "one copy for the peer's group");
+    assert_eq!(bench.flush(member).windows(3).filter(|bytes| bytes == b"\0\x01t").count(), 1);
+    assert!(bench.flush(conn).is_empty(), "the peer has not stored it");
+    bench.gateway.peer_progress(PeerSlot(0), 1, 1);
+    bench.run();
+    assert_eq!(bench.flush(conn), [0x40, 2, 0, 9]);
+}
+
+/// Keeps the groups of what peers are sent for members.
+#[derive(Default)]
+struct GroupPublishes(Vec<String>);
+
+impl Outside for GroupPublishes {
+    fn push(&mut self, _: PeerSlot, message: &PeerMessage<'_>) -> u64 {
+        if let PeerMessage::GroupPublish { group, .. } = message {
+            self.0.push((*group).to_owned());
+        }
+        1
+    }
+
+    fn append(&mut self, _: &RetainedEntry<'_>) {}
 }
 
 #[test]

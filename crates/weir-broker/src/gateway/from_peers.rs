@@ -324,6 +324,7 @@ impl Gateway {
                 durable,
                 dedup_key,
                 is_of_peer,
+                groups_wait: false,
                 start,
                 end,
             })

@@ -212,6 +212,9 @@ impl Gateway {
                 self.wait_for_peer(peer, RANK_DIRECT);
             }
         }
+        if publish.groups_wait {
+            self.give_to_groups(namespace, publish, packet);
+        }
     }
 
     /// Appends a publish to the log of retained messages, from where it comes back to every node.

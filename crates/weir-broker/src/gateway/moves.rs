@@ -112,7 +112,7 @@ impl Gateway {
                 sent.map(|(peer, key, number)| Wait::Processed { peer, key, number }).collect()
             }
         };
-        let is_over = waits.iter().all(|wait| wait.is_over(&self.peers, &self.log));
+        let is_over = waits.iter().all(|wait| wait.is_over(&self.peers, &self.log, &self.links));
         if let Some(hold) = &mut self.moves.hold {
             hold.waits = Some(waits);
         }
@@ -163,7 +163,8 @@ impl Gateway {
             Some(waits) => waits.clone(),
             None => self.interest_waits(),
         };
-        let is_over = import.sessions.is_none() || waits.iter().all(|wait| wait.is_over(&self.peers, &self.log));
+        let is_over =
+            import.sessions.is_none() || waits.iter().all(|wait| wait.is_over(&self.peers, &self.log, &self.links));
         if let Some(import) = &mut self.moves.import {
             import.waits = Some(waits);
         }

@@ -55,7 +55,7 @@ pub struct Batch {
 }
 
 /// Another shard has to have stored what it was sent of a rank, up to a position of the link.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StorageWait {
     pub(crate) shard: u16,
     pub(crate) rank: usize,
@@ -318,6 +318,8 @@ pub(crate) struct ForwardedPublish {
     pub(crate) dedup_key: Option<DedupKey>,
     /// It came from another node, which chooses the members of shared groups itself.
     pub(crate) is_of_peer: bool,
+    /// The gateway gives it to shared groups.
+    pub(crate) groups_wait: bool,
     /// Range in the batch's bytes.
     pub(crate) start: u32,
     pub(crate) end: u32,
