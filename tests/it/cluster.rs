@@ -265,7 +265,7 @@ impl Cluster {
         for other in (0..self.nodes.len()).filter(|other| *other != node) {
             let gateway = &mut self.nodes[other].0;
             gateway.publish_wills(PeerSlot(node as u16), now);
-            gateway.remove_peer(PeerSlot(node as u16));
+            gateway.remove_peer(PeerSlot(node as u16), u64::MAX);
             self.nodes[other].1.links[node].1.clear();
             self.nodes[node].1.links[other].1.clear();
         }
@@ -276,7 +276,7 @@ impl Cluster {
         for other in (0..self.nodes.len()).filter(|other| *other != node) {
             for (at, peer) in [(node, other), (other, node)] {
                 let (gateway, ends) = &mut self.nodes[at];
-                gateway.remove_peer(PeerSlot(peer as u16));
+                gateway.remove_peer(PeerSlot(peer as u16), u64::MAX);
                 ends.links[peer].1.clear();
                 gateway.add_peer(PeerSlot(peer as u16), incarnation(peer), 0, ends);
             }

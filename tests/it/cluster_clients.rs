@@ -187,3 +187,28 @@ fn a_session_that_begins_at_another_endpoint_discards_what_the_old_owner_has() {
     assert!(!session_present(&mut node, after));
     assert_eq!(sessions(&node), 1);
 }
+
+/// Two nodes lose sight of each other. A client has a persistent session at one of them, which is offline, and a clean one at the
+/// other, which stays connected. The session remains only where it is the newer one.
+#[test]
+fn a_clean_connection_discards_an_older_session_when_the_nodes_see_each_other_again() {
+    for is_newer in [true, false] {
+        let mut node = Node::cluster(2, 1, WorkBudget::default());
+        let owner = node.gateways().owner_of_client("meter");
+        let other = 1 - owner;
+        [other, owner].into_iter().for_each(|out| node.gateways().declare_out(out, 0));
+        // Each connection has a newer stamp on its node.
+        let persistent: Vec<LinkId> = (0..if is_newer { 1 } else { 3 })
+            .map(|_| connect_to(&mut node, owner, false, Durability::Memory, 100))
+            .collect();
+        let clean = [(); 2].map(|()| connect(&mut node, other, true));
+        node.settle();
+        persistent.into_iter().for_each(|link| node.close(link));
+        node.settle();
+        assert_eq!(sessions(&node), 2);
+        node.gateways().back_in(other);
+        node.settle();
+        assert!(!node.is_closed(clean[1]));
+        assert_eq!(sessions(&node), if is_newer { 1 } else { 2 });
+    }
+}

@@ -71,6 +71,8 @@ pub(crate) const GATEWAY_INCOMING_BYTES: u64 = 4 << 20;
 pub(crate) const KEPT_WILLS_BYTES: usize = 16 << 20;
 /// Clients that a shard lists at once for a peer that has come back.
 pub(crate) const CLIENTS_PAGE: usize = 1024;
+/// Clients of one shard that begin anew while their sessions are copied to this node. Where there are more, the move is abandoned.
+pub(crate) const CLEAN_STARTS_MAX: usize = 16 << 10;
 /// Members of a shared group that a peer counts as at most, when a member is chosen over all nodes.
 pub(crate) const PEER_MEMBERS_MAX: u32 = 64;
 /// Bytes of records that are not on disk yet, of one shard, above which publishers that make more pause.

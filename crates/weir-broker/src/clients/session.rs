@@ -51,6 +51,8 @@ pub(crate) struct Session {
     pub(crate) ending: bool,
     /// The class of its slot in a cluster; `None`: it lives where its connection is, and ends with it.
     pub(crate) slot_class: Option<Durability>,
+    /// The stamp of its last connection. Of a session of another process or node: the newest that was known here.
+    pub(crate) stamp: u64,
     /// `Some` if the session is durable.
     pub(crate) durable: Option<Box<DurableSession>>,
 }

@@ -25,6 +25,9 @@ impl Core {
         let Some(connection) = self.clients.connection(slot) else { return };
         let (stamp, session) = (connection.stamp, connection.session);
         let Some(namespace) = self.clients.session(session).map(|session| session.namespace) else { return };
+        if clean_start {
+            self.remember_clean_start((namespace, client_id), None, stamp);
+        }
         self.define_namespace(gateway, namespace);
         let client_id = client_id.into();
         self.links.push(gateway, LinkMessage::ClientConnected { namespace, client_id, stamp, clean_start });
@@ -42,7 +45,8 @@ impl Core {
             let Some(session) = self.clients.session(connection.session) else { continue };
             let serves = session.connection == Some(slot) && !session.ending;
             if serves && !session.client_id.starts_with(OF_NODE_PREFIX) {
-                clients.push((session.namespace, session.client_id.clone(), connection.stamp));
+                let began = session.slot_class.is_none();
+                clients.push((session.namespace, session.client_id.clone(), connection.stamp, began));
             }
         }
         for (namespace, ..) in &clients {
@@ -54,25 +58,28 @@ impl Core {
     /// A client has connected to another node. `wins_ties`: that node's connection is kept where neither is newer.
     pub(crate) fn on_client_elsewhere(
         &mut self,
-        namespace: NamespaceId,
+        (peer, namespace): (PeerSlot, NamespaceId),
         client_id: &str,
         (stamp, wins_ties, clean_start): (u64, bool, bool),
         now: Millis,
     ) {
         self.stamp = self.stamp.max(stamp);
+        if clean_start {
+            self.remember_clean_start((namespace, client_id), Some(peer), stamp);
+        }
         let Some(id) = self.clients.find_session(namespace, client_id) else { return };
-        let slot = self.clients.session(id).and_then(|session| session.connection);
-        if let Some(slot) = slot {
-            let is_older = |own: u64| own < stamp || (own == stamp && wins_ties);
-            if !self.clients.connection(slot).is_some_and(|connection| is_older(connection.stamp)) {
-                return;
-            }
+        let Some(session) = self.clients.session(id) else { return };
+        // That of the session is the stamp of its connection.
+        if session.stamp > stamp || (session.stamp == stamp && !wins_ties) {
+            return;
+        }
+        if let Some(slot) = session.connection {
             self.session_event(CoreEventKind::SessionTakenOver, id, || CoreEventDetail::SessionTakenOver);
             self.disconnect_with(slot, ReasonCode::SessionTakenOver);
         }
         if clean_start && self.clients.session(id).is_some_and(|session| !session.ending) {
             self.session_event(CoreEventKind::SessionDiscarded, id, || CoreEventDetail::SessionDiscarded);
-            self.end_session(id, now);
+            self.discard_session(id, now);
         }
     }
 }

@@ -58,7 +58,7 @@ impl Core {
         let will = will(admission, &count, || if durable { self.journal.new_id() } else { RecordId::NONE });
         self.clients.attach(session_id, slot, policy, will, expiry_s);
         if let Some(session) = self.clients.session_mut(session_id) {
-            session.slot_class = slot_class(admission);
+            (session.slot_class, session.stamp) = (slot_class(admission), self.stamp);
         }
         self.start_timers(id, admission, now);
         self.record_session(session_id);
@@ -154,6 +154,7 @@ impl Core {
             cold: None,
             ending: false,
             slot_class: None,
+            stamp: 0,
             durable,
         };
         self.clients.add_session(session).id

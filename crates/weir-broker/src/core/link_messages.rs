@@ -112,9 +112,9 @@ impl Core {
             }
             LinkMessage::Return { group, message, dedup_key } => self.on_returned(&group, &message, dedup_key, now),
             LinkMessage::GroupPublish { group, message } => self.on_peer_group_publish(&group, &message, now),
-            LinkMessage::ClientElsewhere { namespace, client_id, stamp, wins_ties, clean_start } => {
+            LinkMessage::ClientElsewhere { peer, namespace, client_id, stamp, wins_ties, clean_start } => {
                 let namespace = self.namespace_of(from, namespace);
-                self.on_client_elsewhere(namespace, &client_id, (stamp, wins_ties, clean_start), now);
+                self.on_client_elsewhere((peer, namespace), &client_id, (stamp, wins_ties, clean_start), now);
             }
             LinkMessage::PublishWill { namespace, client_id, will } => {
                 let namespace = self.namespace_of(from, namespace);
@@ -129,7 +129,10 @@ impl Core {
                 self.release_held_wills(now);
             }
             LinkMessage::Slots { number, per_class, sets } => self.set_slots(number, per_class, sets, now),
-            LinkMessage::Hold { number, until } => self.begin_hold(number, until),
+            LinkMessage::Hold { number, mover, until } => {
+                self.forget_clean_starts_of(mover);
+                self.begin_hold(number, until);
+            }
             LinkMessage::Release { number } => self.end_hold(number, now),
             LinkMessage::Export { number, slots, max_bytes } => self.export_slots(number, slots, max_bytes, now),
             LinkMessage::Import { number, slots, copy } => self.import_slots(number, slots, &copy, now),
@@ -171,6 +174,7 @@ impl Core {
         context.publisher.clone_from(&forwarded.publisher);
         (context.durable, context.dedup_key) = (forwarded.durable, forwarded.dedup_key);
         (context.is_of_peer, context.is_of_gateway) = (forwarded.is_of_peer, Some(from) == self.gateway);
+        context.groups_wait = forwarded.groups_wait;
         let before = self.journal.mark();
         match &forwarded.route {
             Route::Direct { .. } => {

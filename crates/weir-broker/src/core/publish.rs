@@ -41,6 +41,7 @@ impl Core {
         }
         if publish.qos == QoS::ExactlyOnce && self.is_resend(id.slot, publish.packet_id) {
             // The record of its first transmission, on another connection, may not be on disk yet.
+            self.wait_while_out(now);
             let epoch = self.journal.unsettled();
             return self.acknowledge(id.slot, publish, ReasonCode::Success, epoch, usize::MAX);
         }
@@ -285,8 +286,8 @@ impl Core {
         let own_output = self.clients.connection(id.slot).map_or(usize::MAX, |connection| connection.outlet.out.end());
         let mark = self.journal.mark();
         self.route(namespace, &mut context, receivers, now);
-        if self.journal.is_suspended(now) && publish.qos > QoS::AtMostOnce {
-            self.journal.wait_for(StorageWait { shard: self.config.shard.0, rank: RANK_DIRECT, position: 0 });
+        if publish.qos > QoS::AtMostOnce {
+            self.wait_while_out(now);
         }
         let mut epoch = None;
         if self.journal.has_dependencies(mark) {
@@ -297,6 +298,13 @@ impl Core {
             self.pause_if_store_lags(&context);
         }
         self.acknowledge(id.slot, publish, ReasonCode::Success, epoch, own_output);
+    }
+
+    /// What is acknowledged waits while the node is out of its cluster: no epoch is settled until it is in again.
+    fn wait_while_out(&mut self, now: Millis) {
+        if self.journal.is_suspended(now) {
+            self.journal.wait_for(StorageWait { shard: self.config.shard.0, rank: RANK_DIRECT, position: 0 });
+        }
     }
 
     /// A QoS 2 publish of a durable session left records, here or on other shards: its packet identifier is to be known

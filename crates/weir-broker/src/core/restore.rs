@@ -181,6 +181,9 @@ impl Core {
             return Some(());
         }
         let (now, namespace_id) = (work.now, self.routing.namespace(namespace));
+        if work.copy.is_some() && self.has_clean_start(namespace_id, client_id) {
+            return Some(());
+        }
         let after_s = |seconds: u32| now.saturating_add(u64::from(seconds) * 1000);
         let ends_at = match (was_connected, expiry_s) {
             (false, _) => self.restored_time(work, ends_at_unix_ms),
@@ -220,6 +223,7 @@ impl Core {
             dropped: 0,
             ending: false,
             slot_class: Some(work.copy.map_or(Durability::Disk, |copy| copy.class)),
+            stamp: self.stamp,
             durable: durable.map(Box::new),
         };
         let is_durable = session.durable.is_some();

@@ -48,14 +48,13 @@ impl Core {
             let message = context.store();
             self.set_retained(namespace, &message, context.durable);
         }
+        // Interest of peers, and their members of groups, may be missing while the node is out. The gateway routes what is to be
+        // acknowledged when it has all of them.
+        let is_acknowledged = context.publish.qos > QoS::AtMostOnce && !context.is_of_gateway;
+        let waits_at = self.gateway.filter(|_| is_acknowledged && self.journal.is_suspended(now));
+        context.groups_wait = waits_at.is_some();
         let mut destinations = self.fan_out(namespace, context, known, now);
-        // Interest of peers may be missing while the node is out. The gateway routes what is to be acknowledged when it is there.
-        if let Some(gateway) = self.gateway
-            && context.publish.qos > QoS::AtMostOnce
-            && self.journal.is_suspended(now)
-        {
-            destinations.insert(gateway);
-        }
+        waits_at.into_iter().for_each(|gateway| destinations.insert(gateway));
         for to in destinations {
             if context.is_of_gateway && Some(to) == self.gateway {
                 continue;
@@ -99,7 +98,7 @@ impl Core {
             };
             self.deliver(matched.session, delivery, context, now);
         }
-        let groups = if context.is_of_peer { &[][..] } else { &matches.groups };
+        let groups = if context.is_of_peer || context.groups_wait { &[][..] } else { &matches.groups };
         for &group in groups {
             if context.dedup_key.is_some() && self.group_already_received(group, context) {
                 continue;
@@ -134,6 +133,7 @@ impl Core {
                 durable,
                 dedup_key,
                 is_of_peer: context.is_of_peer,
+                groups_wait: context.groups_wait,
                 start,
                 end,
             };

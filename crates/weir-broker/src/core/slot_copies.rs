@@ -138,6 +138,9 @@ impl Core {
         self.now = now;
         // Left from when this node had the slot before: the owner's are newer.
         self.sessions_of(slots).into_iter().for_each(|id| self.drop_copy(id, now));
+        if self.has_too_many_clean_starts() {
+            return self.links.push(gateway, LinkMessage::Imported { number, sessions: None });
+        }
         let mut sessions = 0;
         for (class, bytes) in [(Durability::Memory, &copy.memory), (Durability::Disk, &copy.disk)] {
             match self.restore_copy(class, copy.taken_at, bytes, now) {

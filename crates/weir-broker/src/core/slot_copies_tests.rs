@@ -1,8 +1,8 @@
 //! A copy of sessions, from one node to another; and the hold that comes before it.
 
-use super::slots_tests::{ALL, Bench, PER_CLASS};
+use super::slots_tests::{ALL, Bench, Nowhere, PER_CLASS};
 use super::tests::policy;
-use crate::gateway::{SlotCopy, SlotSets, Slots};
+use crate::gateway::{PeerMessage, PeerSlot, SlotCopy, SlotSets, Slots};
 use crate::{Durability, EndpointLimits, EndpointPolicy};
 use std::sync::Arc;
 
@@ -154,7 +154,7 @@ fn publish_waits_while_the_node_holds_and_goes_on_afterwards() {
         let publisher = bench.connect("p", false, false).expect("admitted");
         bench.run();
         bench.flush(subscriber);
-        bench.gateway.begin_hold(bench.now + 1000);
+        bench.gateway.begin_hold(None, bench.now + 1000);
         bench.run();
         assert!(bench.gateway.is_held());
         let packet = [0x32, 6, 0, 1, b't', 0, 9, b'x'];
@@ -183,4 +183,92 @@ fn policy_of_a_copied_session_is_the_one_that_is_declared_here() {
     assert_eq!(import(&mut new, copy), Some(1));
     let mut sessions = new.core.clients.sessions();
     assert!(sessions.all(|(_, session)| session.policy.limits.max_queued_messages == 7));
+}
+
+#[test]
+fn node_is_not_at_rest_before_the_wills_that_waited_for_a_hold_are_published() {
+    let mut bench = Bench::of_all(Durability::Memory);
+    let watcher = bench.connect("watcher", true, false).expect("admitted");
+    bench.subscribe(watcher, b'w');
+    let conn = bench.connect("a", true, true).expect("admitted");
+    bench.run();
+    bench.flush(watcher);
+    assert!(bench.gateway.is_at_rest());
+    bench.gateway.begin_hold(None, bench.now + 1000);
+    bench.run();
+    bench.core.connection_closed(conn, bench.now);
+    bench.run();
+    assert!(bench.flush(watcher).is_empty() && !bench.gateway.is_at_rest(), "the will waits");
+    bench.gateway.release_hold();
+    assert!(!bench.gateway.is_at_rest(), "the shard does not know it");
+    bench.run();
+    assert!(bench.flush(watcher).ends_with(b"gone") && bench.gateway.is_at_rest());
+}
+
+#[test]
+fn client_that_begins_anew_while_its_session_is_copied_does_not_get_it_back() {
+    let begins: [fn(&mut Bench); 3] = [
+        |_| {},
+        |bench| {
+            bench.connect("a", true, false).expect("a clean session is served where its socket is");
+        },
+        |bench| {
+            bench.gateway.add_peer(PeerSlot(0), 9, 1, &mut Nowhere);
+            let connected = PeerMessage::ClientConnected { namespace: 0, client_id: "a", stamp: 9, clean_start: true };
+            bench.gateway.take_message(PeerSlot(0), 1, &PeerMessage::Namespace { id: 0, name: "" }, bench.now);
+            bench.gateway.take_message(PeerSlot(0), 2, &connected, bench.now);
+            bench.gateway.remove_peer(PeerSlot(0), 0);
+        },
+    ];
+    for (way, begin) in begins.into_iter().enumerate() {
+        for is_before in [true, false] {
+            let mut old = old_owner(Durability::Memory);
+            let copy = export(&mut old);
+            let mut new = Bench::of_all(Durability::Memory);
+            let watcher = new.connect("watcher", true, false).expect("admitted");
+            new.subscribe(watcher, b'w');
+            new.gateway.set_slots(PER_CLASS, IMPORTING);
+            new.run();
+            if is_before {
+                begin(&mut new);
+                new.run();
+            }
+            import(&mut new, copy).expect("understood");
+            if !is_before {
+                begin(&mut new);
+                new.run();
+            }
+            new.gateway.set_slots(PER_CLASS, OWNED);
+            new.run();
+            let sent = new.flush(watcher);
+            assert!(!sent.ends_with(b"gone"), "the old owner has the will: {sent:?}");
+            let conn = connect_v5(&mut new, "a", false);
+            let is_present = new.flush(conn)[2] == 1;
+            assert_eq!(is_present, way == 0, "{way} {is_before}");
+        }
+    }
+}
+
+#[test]
+fn session_that_begins_at_the_old_owner_before_the_hold_is_taken_from_its_copy() {
+    for is_held in [true, false] {
+        let mut old = old_owner(Durability::Memory);
+        let copy = export(&mut old);
+        let mut new = Bench::of_all(Durability::Memory);
+        new.gateway.set_slots(PER_CLASS, IMPORTING);
+        new.gateway.add_peer(PeerSlot(0), 9, 1, &mut Nowhere);
+        let connected = PeerMessage::ClientConnected { namespace: 0, client_id: "a", stamp: 9, clean_start: true };
+        new.gateway.take_message(PeerSlot(0), 1, &PeerMessage::Namespace { id: 0, name: "" }, new.now);
+        if is_held {
+            new.gateway.take_message(PeerSlot(0), 2, &connected, new.now);
+            new.run();
+        }
+        new.gateway.begin_hold(Some(PeerSlot(0)), new.now + 1000);
+        new.run();
+        if !is_held {
+            new.gateway.take_message(PeerSlot(0), 2, &connected, new.now);
+        }
+        new.gateway.remove_peer(PeerSlot(0), 0);
+        assert_eq!(import(&mut new, copy), Some(u32::from(is_held)));
+    }
 }

@@ -1,9 +1,12 @@
 //! The slots of a cluster: a persistent session is served by the node that owns its slot, and by no other one.
 
+use std::collections::BTreeMap;
+
 use crate::clients::session::Session;
 use crate::core::deferred::Task;
 use crate::core::subscribe::FILTER_WORK;
-use crate::ids::{ConnId, ConnectionSlot, Millis, SessionId};
+use crate::ids::{ConnId, ConnectionSlot, Millis, NamespaceId, PeerSlot, SessionId};
+use crate::limits::CLEAN_STARTS_MAX;
 use crate::links::link::LinkMessage;
 use crate::observe::events::Ended;
 use crate::placement::{OF_NODE_PREFIX, SlotSets, Slots, needs_owner, session_slot};
@@ -20,10 +23,21 @@ pub(crate) struct SlotState {
     number: u64,
     per_class: u16,
     sets: SlotSets,
+    /// Clients that began anew since their slots are importing, by slot: an older session of theirs may be in the copy.
+    clean_starts: BTreeMap<(u16, NamespaceId, Box<str>), CleanStart>,
     /// Served again, or for the first time, after a move: what became due meanwhile is done.
     resumed: Slots,
     /// The pass over all sessions that the last change began.
     sweep: Option<Sweep>,
+}
+
+#[derive(Debug)]
+struct CleanStart {
+    /// Of its connection, and the peer that has it; `None`: this node.
+    stamp: u64,
+    peer: Option<PeerSlot>,
+    /// The peer is the old owner, and served the slot at that time: what it has copied is what began then.
+    is_copied: bool,
 }
 
 #[derive(Debug, Default)]
@@ -98,6 +112,61 @@ impl Core {
             && self.slot_of_session(session).is_some_and(|slot| !self.slots.keeps(slot))
     }
 
+    /// The slots in which a client may have a session, by class.
+    fn slots_of_client(&self, namespace: NamespaceId, client_id: &str) -> [u16; 2] {
+        let namespace = self.routing.name(namespace);
+        [Durability::Memory, Durability::Disk]
+            .map(|class| session_slot(class, namespace, client_id, self.slots.per_class))
+    }
+
+    /// A client began anew, here or on a peer [MQTT-3.1.2-4]. A copy of its session that comes later is not taken.
+    pub(crate) fn remember_clean_start(
+        &mut self,
+        (namespace, client_id): (NamespaceId, &str),
+        peer: Option<PeerSlot>,
+        stamp: u64,
+    ) {
+        if self.slots.sets.importing.is_empty() || self.has_too_many_clean_starts() {
+            return;
+        }
+        for slot in self.slots_of_client(namespace, client_id) {
+            let known = self.slots.clean_starts.get(&(slot, namespace, Box::from(client_id)));
+            if self.slots.sets.importing.contains(slot) && known.is_none_or(|known| known.stamp < stamp) {
+                let clean_start = CleanStart { stamp, peer, is_copied: false };
+                self.slots.clean_starts.insert((slot, namespace, client_id.into()), clean_start);
+            }
+        }
+    }
+
+    /// The owner of importing slots serves them no more. A session that it had begun there is in its copy.
+    pub(crate) fn forget_clean_starts_of(&mut self, mover: Option<PeerSlot>) {
+        let of_mover = self.slots.clean_starts.values_mut().filter(|known| known.peer.is_some() && known.peer == mover);
+        of_mover.for_each(|known| known.is_copied = true);
+    }
+
+    /// Whether the copy of a client's session is older than a new beginning of that client.
+    pub(crate) fn has_clean_start(&self, namespace: NamespaceId, client_id: &str) -> bool {
+        !self.slots.clean_starts.is_empty()
+            && self.slots_of_client(namespace, client_id).into_iter().any(|slot| {
+                let known = self.slots.clean_starts.get(&(slot, namespace, Box::from(client_id)));
+                known.is_some_and(|known| !known.is_copied)
+            })
+    }
+
+    /// Whether so many clients began anew that not all are remembered.
+    pub(crate) fn has_too_many_clean_starts(&self) -> bool {
+        self.slots.clean_starts.len() > CLEAN_STARTS_MAX
+    }
+
+    /// A client begins anew: its session ends. Of two copies, that of the old owner has the will.
+    pub(crate) fn discard_session(&mut self, id: SessionId, now: Millis) {
+        let slot = self.clients.session(id).and_then(|session| self.slot_of_session(session));
+        match slot.filter(|slot| self.slots.sets.importing.contains(*slot)) {
+            Some(_) => self.drop_copy(id, now),
+            None => self.end_session(id, now),
+        }
+    }
+
     /// Whether a session has two copies at the moment: nothing becomes due.
     pub(crate) fn is_in_move(&self, id: SessionId) -> bool {
         let in_move = self.slots.sets.in_move();
@@ -121,7 +190,9 @@ impl Core {
         let unfinished = |slots: Slots| if is_swept { slots } else { Slots::NONE };
         sets.moved = sets.moved.union(unfinished(before.sets.moved)).without(sets.owned.union(sets.importing));
         let resumed = unfinished(before.resumed).union(before.sets.in_move()).and(served);
-        self.slots = SlotState { number, per_class, sets, resumed, sweep: Some(Sweep::default()) };
+        let mut clean_starts = before.clean_starts;
+        clean_starts.retain(|(slot, ..), _| sets.importing.contains(*slot));
+        self.slots = SlotState { number, per_class, sets, clean_starts, resumed, sweep: Some(Sweep::default()) };
         let open = self.clients.connections().filter(|(_, connection)| !connection.closing);
         let of_slots = open.filter_map(|(slot, connection)| {
             let of = self.slot_of_session(self.clients.session(connection.session)?)?;

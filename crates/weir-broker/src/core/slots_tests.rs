@@ -19,7 +19,7 @@ fn sets(owned: Slots, releasing: Slots) -> SlotSets {
     SlotSets { owned, releasing, ..SlotSets::default() }
 }
 
-struct Nowhere;
+pub(super) struct Nowhere;
 
 impl Outside for Nowhere {
     fn push(&mut self, _: PeerSlot, _: &PeerMessage<'_>) -> u64 {
@@ -64,6 +64,10 @@ impl Bench {
 
     /// One turn. Returns whether anything was done.
     fn turn(&mut self) -> bool {
+        self.turn_with(&mut Nowhere)
+    }
+
+    fn turn_with(&mut self, outside: &mut impl Outside) -> bool {
         let mut is_busy = self.core.next_deadline().is_some_and(|at| at <= self.now);
         self.core.tick(self.now);
         while let Some(output) = self.core.poll(Scope::All) {
@@ -81,7 +85,7 @@ impl Bench {
                 _ => {}
             }
         }
-        self.gateway.run(false, &mut Nowhere, self.now);
+        self.gateway.run(false, outside, self.now);
         while let Some(batch) = self.gateway.take_batch(ShardId(0)) {
             self.core.deliver_batch(ShardId(1), batch, self.now);
             is_busy = true;
@@ -90,7 +94,11 @@ impl Bench {
     }
 
     pub(super) fn run(&mut self) {
-        while self.turn() {}
+        self.run_with(&mut Nowhere);
+    }
+
+    fn run_with(&mut self, outside: &mut impl Outside) {
+        while self.turn_with(outside) {}
     }
 
     /// A CONNECT of 3.1.1, with a will to `w` where asked. `Err`: the CONNACK.
@@ -317,6 +325,23 @@ fn acknowledgement_that_waited_for_the_lease_is_dropped_with_a_lost_slot() {
     assert_eq!(bench.closed, [(conn, 0)]);
 }
 
+#[test]
+fn qos_2_publish_that_is_sent_again_is_not_acknowledged_while_the_node_is_out() {
+    let mut bench = Bench::of_all(Durability::Memory);
+    let conn = bench.connect("a", false, false).expect("owned");
+    let publish = [0x34, 6, 0, 1, b't', 0, 5, b'x'];
+    bench.core.receive(conn, &publish, bench.now);
+    bench.run();
+    assert!(bench.flush(conn).ends_with(&[0x50, 2, 0, 5]));
+    bench.now = 1_000_001;
+    bench.core.receive(conn, &publish, bench.now);
+    bench.run();
+    assert!(bench.flush(conn).is_empty(), "the lease is over");
+    bench.gateway.set_in_until(2_000_000);
+    bench.run();
+    assert_eq!(bench.flush(conn), [0x50, 2, 0, 5]);
+}
+
 /// Counts what peers are sent of publishes.
 #[derive(Default)]
 struct Publishes(u64);
@@ -358,6 +383,60 @@ fn publish_that_comes_while_the_node_is_out_reaches_a_peer_whose_interest_comes_
 }
 
 #[test]
+fn shared_message_that_comes_while_the_node_is_out_reaches_one_member_of_each_group() {
+    let mut bench = Bench::of_all(Durability::Memory);
+    let conn = bench.connect("a", false, false).expect("owned");
+    let member = bench.connect("m", true, false).expect("clean");
+    bench.core.receive(member, b"\x82\x0f\0\x01\0\x0a$share/g/t\x01", bench.now);
+    bench.run();
+    [conn, member].into_iter().for_each(|conn| drop(bench.flush(conn)));
+    bench.gateway.set_in_until(0);
+    bench.run();
+    bench.publish(conn, b't');
+    bench.core.tick(bench.now);
+    while let Some(output) = bench.core.poll(Scope::All) {
+        if let Output::Batch(_, batch) = output {
+            bench.gateway.accept_batch(ShardId(0), batch);
+        }
+    }
+    // The shards did not know the group of the peer.
+    bench.gateway.add_peer(PeerSlot(0), 2, 1, &mut Nowhere);
+    let groups = [
+        PeerMessage::Namespace { id: 0, name: "" },
+        PeerMessage::Group { namespace: 0, group: "h", filter: "+", members: 1, ready: 1 },
+        PeerMessage::Group { namespace: 0, group: "i", filter: "u", members: 1, ready: 1 },
+        PeerMessage::SnapshotEnd { stamp: 0 },
+    ];
+    for (number, message) in groups.iter().enumerate() {
+        bench.gateway.take_message(PeerSlot(0), number as u64 + 1, message, bench.now);
+    }
+    bench.gateway.set_in_until(1_000_000);
+    let mut assigned = GroupPublishes::default();
+    bench.run_with(&mut assigned);
+    assert_eq!(assigned.0, ["h"], "one copy for the peer's group");
+    assert_eq!(bench.flush(member).windows(3).filter(|bytes| bytes == b"\0\x01t").count(), 1);
+    assert!(bench.flush(conn).is_empty(), "the peer has not stored it");
+    bench.gateway.peer_progress(PeerSlot(0), 1, 1);
+    bench.run();
+    assert_eq!(bench.flush(conn), [0x40, 2, 0, 9]);
+}
+
+/// Keeps the groups of what peers are sent for members.
+#[derive(Default)]
+struct GroupPublishes(Vec<String>);
+
+impl Outside for GroupPublishes {
+    fn push(&mut self, _: PeerSlot, message: &PeerMessage<'_>) -> u64 {
+        if let PeerMessage::GroupPublish { group, .. } = message {
+            self.0.push((*group).to_owned());
+        }
+        1
+    }
+
+    fn append(&mut self, _: &RetainedEntry<'_>) {}
+}
+
+#[test]
 fn node_that_is_in_again_waits_for_the_interest_of_a_peer_that_has_started_meanwhile() {
     let mut gateway = Gateway::new(1, 0, 1);
     gateway.add_peer(PeerSlot(0), 2, 1, &mut Nowhere);
@@ -368,8 +447,9 @@ fn node_that_is_in_again_waits_for_the_interest_of_a_peer_that_has_started_meanw
     assert!(gateway.is_confirmed());
 }
 
-#[test]
-fn shared_message_that_a_dead_peer_has_not_stored_goes_to_another_member() {
+/// A message of a QoS for a group is given to a peer's member, and the peer dies. `sent`: the last message that may have left this
+/// node. Answers what the member here gets.
+fn shared_message_of_a_dead_peer(packet: &[u8], sent: u64) -> Vec<u8> {
     let mut bench = Bench::of_all(Durability::Memory);
     let publisher = bench.connect("p", true, false).expect("clean");
     let member = bench.connect("m", true, false).expect("clean");
@@ -383,13 +463,27 @@ fn shared_message_that_a_dead_peer_has_not_stored_goes_to_another_member() {
         bench.gateway.take_message(PeerSlot(0), number as u64 + 1, message, bench.now);
     }
     bench.run();
-    bench.publish(publisher, b't');
+    bench.core.receive(publisher, packet, bench.now);
     bench.run();
-    bench.core.receive(member, b"\x82\x0f\0\x01\0\x0a$share/g/t\x01", bench.now);
+    bench.core.receive(member, b"\x82\x0f\0\x01\0\x0a$share/g/t\x02", bench.now);
     bench.run();
     let before = bench.flush(member);
     assert!(!before.ends_with(b"x"), "the peer's member has it");
-    bench.gateway.remove_peer(PeerSlot(0));
+    bench.gateway.remove_peer(PeerSlot(0), sent);
     bench.run();
-    assert!(bench.flush(member).ends_with(b"x"));
+    bench.flush(member)
+}
+
+#[test]
+fn shared_message_that_a_dead_peer_has_not_stored_goes_to_another_member() {
+    assert!(shared_message_of_a_dead_peer(b"\x32\x06\0\x01t\0\x09x", u64::MAX).ends_with(b"x"));
+}
+
+#[test]
+fn shared_qos_2_message_goes_to_another_member_only_if_it_has_not_left_for_the_dead_peer() {
+    // All messages have number 1 on this link.
+    for (sent, comes) in [(0, true), (1, false)] {
+        let received = shared_message_of_a_dead_peer(b"\x34\x06\0\x01t\0\x09x", sent);
+        assert_eq!(received.ends_with(b"x"), comes, "{received:?}");
+    }
 }

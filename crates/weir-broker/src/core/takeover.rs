@@ -21,7 +21,7 @@ impl Core {
         }
         if clean_start {
             self.session_event(CoreEventKind::SessionDiscarded, id, || CoreEventDetail::SessionDiscarded);
-            self.end_session(id, now);
+            self.discard_session(id, now);
             return (None, false);
         }
         // The client is back before its will was due [MQTT-3.1.3-9].

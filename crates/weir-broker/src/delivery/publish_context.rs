@@ -44,6 +44,8 @@ pub(crate) struct PublishContext<'a> {
     pub(crate) in_outbox: bool,
     /// It came from another node: shared groups get nothing, since that node chooses their members.
     pub(crate) is_of_peer: bool,
+    /// The node was out: the gateway gives it to shared groups when the node is in again, and knows all of them.
+    pub(crate) groups_wait: bool,
     /// It came from the gateway, which has sent the other nodes their copies.
     pub(crate) is_of_gateway: bool,
     stored: Option<Message>,
@@ -89,6 +91,7 @@ impl<'a> PublishContext<'a> {
             dedup_key: None,
             in_outbox: false,
             is_of_peer: false,
+            groups_wait: false,
             is_of_gateway: false,
             stored: None,
             of_message: false,

@@ -22,18 +22,14 @@ impl Gateway {
         if self.peers.get(peer).is_none_or(|known| known.key != key) {
             return;
         }
-        for (namespace, client_id, stamp) in clients {
+        for (namespace, client_id, stamp, clean_start) in clients {
             let Some(namespace) = self.links.namespace_of(from, namespace) else {
                 self.errors += 1;
                 continue;
             };
             self.define_namespace(peer, namespace, outside);
-            let message = PeerMessage::ClientConnected {
-                namespace: namespace.0,
-                client_id: &client_id,
-                stamp,
-                clean_start: false,
-            };
+            let (namespace, client_id) = (namespace.0, &*client_id);
+            let message = PeerMessage::ClientConnected { namespace, client_id, stamp, clean_start };
             self.push(peer, &message, outside);
         }
         if let Some(next) = next {
@@ -44,14 +40,15 @@ impl Gateway {
     /// A client has connected to a peer: its home shard here ends an older connection.
     pub(super) fn on_client_elsewhere(
         &mut self,
-        namespace: NamespaceId,
+        (peer, namespace): (PeerSlot, NamespaceId),
         client_id: &str,
         (stamp, wins_ties, clean_start): (u64, bool, bool),
     ) {
         let home = home_shard(self.routing.name(namespace), client_id, self.shards);
         self.links.define_namespace(home, namespace, self.routing.name(namespace));
         let client_id = client_id.into();
-        self.links.push(home, LinkMessage::ClientElsewhere { namespace, client_id, stamp, wins_ties, clean_start });
+        let message = LinkMessage::ClientElsewhere { peer, namespace, client_id, stamp, wins_ties, clean_start };
+        self.links.push(home, message);
     }
 
     /// A peer knows of a connection with this stamp: what connects here is newer.

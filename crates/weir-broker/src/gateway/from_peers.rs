@@ -50,11 +50,14 @@ impl Gateway {
         self.announce_clients(slot);
     }
 
-    /// A peer is out: nothing is sent to it, and nothing waits for it. What its members of groups were to have goes to others.
-    pub fn remove_peer(&mut self, slot: PeerSlot) {
+    /// A peer is out: nothing is sent to it, and nothing waits for it. What its members of groups were to have goes to others: of
+    /// QoS 2 only what is behind `sent`, the last message that may have left this node. One of the peer's clients may have begun to
+    /// take what is before it [MQTT-4.8.2-5].
+    pub fn remove_peer(&mut self, slot: PeerSlot, sent: u64) {
         self.forget_peer(slot);
         let assigned = self.peers.remove(slot).map(|peer| peer.assigned).unwrap_or_default();
-        for (_, group, message) in assigned {
+        let may_go = |number: u64, qos: QoS| qos < QoS::ExactlyOnce || number > sent;
+        for (_, group, message) in assigned.into_iter().filter(|(number, _, message)| may_go(*number, message.qos)) {
             let owner = owner_shard(&group.names(), self.shards);
             self.links.push(owner, LinkMessage::Return { group, message, dedup_key: None });
         }
@@ -134,9 +137,12 @@ impl Gateway {
         self.peers.get(slot).map_or((0, 0), |peer| (peer.own_processed, peer.own_stored))
     }
 
-    /// Whether all that has come of peers and of changes of slots is done, and what this node's clients have sent has arrived.
+    /// Whether all that has come of peers and of changes of slots is done, and what this node's clients have sent has arrived. Wills
+    /// that became due during a hold are published when it is over.
     pub fn is_at_rest(&self) -> bool {
-        self.slots_applied().0 == self.slots.number()
+        self.is_released()
+            && self.links.is_drained()
+            && self.slots_applied().0 == self.slots.number()
             && self.epochs.are_settled()
             && self.peers.iter().all(|(_, peer)| peer.processing.is_empty() && peer.unstored.is_empty())
     }
@@ -184,7 +190,7 @@ impl Gateway {
                 self.stamp = self.stamp.max(*stamp);
                 if let Some(namespace) = self.peer_namespace(from, *namespace) {
                     self.drop_delayed_will(namespace, client_id, *stamp);
-                    self.on_client_elsewhere(namespace, client_id, (*stamp, wins_ties, *clean_start));
+                    self.on_client_elsewhere((from, namespace), client_id, (*stamp, wins_ties, *clean_start));
                 }
             }
             PeerMessage::ClientWill { namespace, client_id, stamp, will } => {
@@ -318,6 +324,7 @@ impl Gateway {
                 durable,
                 dedup_key,
                 is_of_peer,
+                groups_wait: false,
                 start,
                 end,
             })

@@ -212,6 +212,9 @@ impl Gateway {
                 self.wait_for_peer(peer, RANK_DIRECT);
             }
         }
+        if publish.groups_wait {
+            self.give_to_groups(namespace, publish, packet);
+        }
     }
 
     /// Appends a publish to the log of retained messages, from where it comes back to every node.
@@ -267,12 +270,9 @@ impl Gateway {
         self.send_to_group(peer, &group, message, outside, now);
         if message.qos > QoS::AtMostOnce {
             self.wait_for_peer(peer, RANK_ASSIGN);
-        }
-        // One of QoS 2 may have gone out there.
-        if message.qos == QoS::AtLeastOnce
-            && let Some(peer) = self.peers.get_mut(peer)
-        {
-            peer.assigned.push_back((peer.sent, group, message.clone()));
+            if let Some(peer) = self.peers.get_mut(peer) {
+                peer.assigned.push_back((peer.sent, group, message.clone()));
+            }
         }
     }
 

@@ -1,17 +1,19 @@
 //! Shared groups over nodes: the members of this node, as peers know them, and the peers' members, as the groups' owners on
 //! this node know them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::waits::Wait;
 use super::{Gateway, Outside, PeerMessage};
-use crate::ids::{PeerSlot, SessionId, SessionRef, ShardId};
+use crate::ids::{NamespaceId, PeerSlot, SessionId, SessionRef, ShardId};
 use crate::limits::PEER_MEMBERS_MAX;
-use crate::links::link::LinkMessage;
+use crate::links::link::{ForwardedPublish, LinkMessage, RANK_DIRECT, RANK_RETURN};
 use crate::placement::owner_shard;
 use crate::slab::Slab;
 use crate::values::group::{GroupKey, GroupMember, Readiness};
-use weir_mqtt::{QoS, RetainHandling, SubscriptionOptions};
+use crate::values::message::Message;
+use weir_mqtt::{DecodeContext, Decoded, Packet, QoS, RetainHandling, Side, SubscriptionOptions, decode, matches};
 
 /// A peer's members of a group. Each is a member of the group at its owner on this node, so that nodes get messages by how
 /// many members they have.
@@ -102,6 +104,24 @@ impl Gateway {
     pub(super) fn send_groups(&mut self, peer: PeerSlot, outside: &mut impl Outside) {
         let own: Vec<_> = self.groups.own.iter().map(|(group, counts)| (Arc::clone(group), *counts)).collect();
         own.iter().for_each(|(group, counts)| self.send_group(peer, group, *counts, outside));
+    }
+
+    /// Gives what a shard has taken while the node was out to a member of each group, of this node or a peer.
+    pub(super) fn give_to_groups(&mut self, namespace: NamespaceId, publish: &ForwardedPublish, packet: &[u8]) {
+        let context = DecodeContext { version: publish.version, max_packet_size: u32::MAX, from: Side::Client };
+        let Ok(Decoded::Packet { packet: Packet::Publish(packet), .. }) = decode(packet, &context) else {
+            return self.errors += 1;
+        };
+        let message = Message::new(packet.topic, &packet, publish.expires_at);
+        let name = self.routing.name(namespace);
+        let all = self.groups.own.keys().chain(self.groups.of_peers.keys().map(|(_, group)| group));
+        let of_topic = all.filter(|group| group.namespace == *name && matches(&group.filter, packet.topic));
+        for group in of_topic.cloned().collect::<BTreeSet<_>>() {
+            let (owner, message) = (self.group_owner(&group), message.clone());
+            self.links.push(owner, LinkMessage::Return { group, message, dedup_key: publish.dedup_key });
+            let stored = self.links.request_stored(owner, RANK_RETURN);
+            self.epochs.wait_for(RANK_DIRECT, Wait::Shard(stored));
+        }
     }
 
     /// A peer has changed members of a group.

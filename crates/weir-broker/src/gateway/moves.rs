@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Gateway, Slots};
 use crate::gateway::waits::Wait;
-use crate::ids::{Millis, ShardId};
+use crate::ids::{Millis, PeerSlot, ShardId};
 use crate::links::link::LinkMessage;
 use crate::values::slot_copy::SlotCopy;
 
@@ -43,6 +43,8 @@ pub(super) struct Moves {
     /// The number that was given last.
     number: u64,
     hold: Option<Hold>,
+    /// The positions of the links to the shards behind the end of the last hold.
+    released: Vec<u64>,
     export: Option<Export>,
     import: Option<Import>,
 }
@@ -89,11 +91,12 @@ impl Gateway {
         (0..self.shards).for_each(|shard| self.links.push(ShardId(shard), message()));
     }
 
-    /// This node begins nothing that would be delivered until [`Gateway::release_hold`], or that moment.
-    pub fn begin_hold(&mut self, until: Millis) {
+    /// This node begins nothing that would be delivered until [`Gateway::release_hold`], or that moment. `mover`: the peer whose slots
+    /// move; `None`: they are of this node.
+    pub fn begin_hold(&mut self, mover: Option<PeerSlot>, until: Millis) {
         let number = self.moves.next_number();
         self.moves.hold = Some(Hold { number, held: vec![false; usize::from(self.shards)], waits: None });
-        self.tell_shards(|| LinkMessage::Hold { number, until });
+        self.tell_shards(|| LinkMessage::Hold { number, mover, until });
     }
 
     /// Whether all that was begun before the hold has been processed by all nodes.
@@ -109,7 +112,7 @@ impl Gateway {
                 sent.map(|(peer, key, number)| Wait::Processed { peer, key, number }).collect()
             }
         };
-        let is_over = waits.iter().all(|wait| wait.is_over(&self.peers, &self.log));
+        let is_over = waits.iter().all(|wait| wait.is_over(&self.peers, &self.log, &self.links));
         if let Some(hold) = &mut self.moves.hold {
             hold.waits = Some(waits);
         }
@@ -120,7 +123,15 @@ impl Gateway {
     pub fn release_hold(&mut self) {
         if let Some(Hold { number, .. }) = self.moves.hold.take() {
             self.tell_shards(|| LinkMessage::Release { number });
+            self.moves.released = self.links.positions();
+            (0..self.shards).for_each(|shard| self.links.request_ack(ShardId(shard)));
         }
+    }
+
+    /// Whether there is no hold, and the shards have begun what waited for the end of the last one.
+    pub(super) fn is_released(&self) -> bool {
+        let mut released = (0..self.shards).zip(&self.moves.released);
+        !self.moves.is_held() && released.all(|(shard, position)| self.links.acked(ShardId(shard)) >= *position)
     }
 
     /// Begins to copy the sessions of frozen slots, into at most so many bytes.
@@ -152,7 +163,8 @@ impl Gateway {
             Some(waits) => waits.clone(),
             None => self.interest_waits(),
         };
-        let is_over = import.sessions.is_none() || waits.iter().all(|wait| wait.is_over(&self.peers, &self.log));
+        let is_over =
+            import.sessions.is_none() || waits.iter().all(|wait| wait.is_over(&self.peers, &self.log, &self.links));
         if let Some(import) = &mut self.moves.import {
             import.waits = Some(waits);
         }

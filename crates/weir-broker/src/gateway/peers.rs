@@ -35,7 +35,8 @@ pub(super) struct Peer {
     /// Up to which number the peer has processed, and stored, what it was sent.
     pub(super) processed: u64,
     pub(super) stored: u64,
-    /// Messages of QoS 1 for members of groups that it has not stored, with their numbers: if it dies, other members get them.
+    /// Messages of QoS 1 and 2 for members of groups that it has not stored, with their numbers: see
+    /// [`Gateway::remove_peer`](super::Gateway::remove_peer).
     /// Publishers wait where too many bytes are on the way to it, which bounds them.
     pub(super) assigned: VecDeque<(u64, Arc<GroupKey>, Message)>,
     /// The number of the last message that was taken from it.

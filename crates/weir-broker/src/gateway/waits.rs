@@ -6,7 +6,8 @@ use super::peers::Peers;
 use super::retained_log::RetainedLog;
 use super::{Gateway, Outside};
 use crate::ids::{PeerSlot, ShardId};
-use crate::links::link::{BarrierId, LinkMessage, RANK_ASSIGN};
+use crate::links::link::{BarrierId, LinkMessage, RANK_ASSIGN, StorageWait};
+use crate::links::state::Links;
 
 /// Something that has to happen outside of the node. What a peer that is out has not done is not waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,15 +19,18 @@ pub(super) enum Wait {
     /// Every node has applied this node's entry of that number, and what it caused here is stored. An entry that is stored may be removed, replaced by a newer one,
     /// before a node that is out has read it.
     Entry(u64),
+    /// A shard of this node has stored it.
+    Shard(StorageWait),
 }
 
 impl Wait {
-    pub(super) fn is_over(self, peers: &Peers, log: &RetainedLog) -> bool {
+    pub(super) fn is_over(self, peers: &Peers, log: &RetainedLog, links: &Links) -> bool {
         let of = |slot, key| peers.get(slot).filter(|peer| peer.key == key);
         match self {
             Wait::Stored { peer, key, number } => of(peer, key).is_none_or(|peer| peer.stored >= number),
             Wait::Processed { peer, key, number } => of(peer, key).is_none_or(|peer| peer.processed >= number),
             Wait::Entry(number) => log.settled() >= number,
+            Wait::Shard(wait) => links.has_stored(&wait),
         }
     }
 
@@ -36,6 +40,7 @@ impl Wait {
             Wait::Stored { peer, key, .. } => (0, peer.0, key),
             Wait::Processed { peer, key, .. } => (1, peer.0, key),
             Wait::Entry(_) => (2, 0, 0),
+            Wait::Shard(wait) => (3, wait.shard, wait.rank as u64),
         }
     }
 }
@@ -135,7 +140,7 @@ impl Gateway {
         let number =
             |slot, peer: &super::peers::Peer| Wait::Processed { peer: slot, key: peer.key, number: peer.last_interest };
         let waits = self.peers.iter().map(|(slot, peer)| number(slot, peer));
-        waits.filter(|wait| !wait.is_over(&self.peers, &self.log)).collect()
+        waits.filter(|wait| !wait.is_over(&self.peers, &self.log, &self.links)).collect()
     }
 
     /// A SUBSCRIBE on a shard: its SUBACK waits until every peer forwards what it matches.
@@ -164,7 +169,7 @@ impl Gateway {
         }
         let (peers, log, links) = (&self.peers, &self.log, &mut self.links);
         self.barriers.retain_mut(|barrier| {
-            barrier.waits.retain(|wait| !wait.is_over(peers, log));
+            barrier.waits.retain(|wait| !wait.is_over(peers, log, links));
             let WaitingBarrier { from, request, .. } = *barrier;
             let is_over = barrier.waits.is_empty();
             if is_over {
@@ -179,17 +184,19 @@ impl Gateway {
             return;
         }
         for (shard, holds) in self.holds.iter_mut().enumerate() {
-            let is_over = |wait: &Wait| wait.is_over(&self.peers, &self.log);
-            while holds.front().is_some_and(|hold| hold.waits.iter().all(is_over)) {
-                holds.pop_front();
-                self.links.owe_ack(ShardId(shard as u16));
+            let (peers, log, links) = (&self.peers, &self.log, &mut self.links);
+            let is_over = |hold: &Hold| hold.waits.iter().all(|wait| wait.is_over(peers, log, links));
+            let over = holds.iter().take_while(|hold| is_over(hold)).count();
+            if over > 0 {
+                holds.drain(..over);
+                links.owe_ack(ShardId(shard as u16));
             }
         }
     }
 
     /// Settles epochs, and tells shards what is stored because of that.
     pub(super) fn advance_epochs(&mut self) {
-        let is_over = |wait: &Wait| wait.is_over(&self.peers, &self.log);
+        let is_over = |wait: &Wait| wait.is_over(&self.peers, &self.log, &self.links);
         let Epochs { publishes, assigns } = &mut self.epochs;
         publishes.settle(is_over);
         assigns.settle(is_over);

@@ -55,7 +55,7 @@ pub struct Batch {
 }
 
 /// Another shard has to have stored what it was sent of a rank, up to a position of the link.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StorageWait {
     pub(crate) shard: u16,
     pub(crate) rank: usize,
@@ -73,12 +73,12 @@ pub(crate) enum Route {
     ViaOwner { after: Box<[u64]> },
 }
 
-/// Clients that are connected to a shard, with the stamps of their connections.
+/// Clients that are connected to a shard, with the stamps of their connections, and whether these began their sessions.
 #[derive(Debug)]
 pub(crate) struct ClientsPage {
     pub(crate) peer: PeerSlot,
     pub(crate) key: u64,
-    pub(crate) clients: Vec<(NamespaceId, Box<str>, u64)>,
+    pub(crate) clients: Vec<(NamespaceId, Box<str>, u64, bool)>,
     /// There are more from this connection on.
     pub(crate) next: Option<ConnectionSlot>,
 }
@@ -193,6 +193,7 @@ pub(crate) enum LinkMessage {
     Stamp(u64),
     /// From the gateway: a client has connected to another node.
     ClientElsewhere {
+        peer: PeerSlot,
         namespace: NamespaceId,
         client_id: Box<str>,
         stamp: u64,
@@ -234,9 +235,11 @@ pub(crate) enum LinkMessage {
         occupied: Slots,
         pinned: Slots,
     },
-    /// From the gateway: begin nothing that would be delivered, until [`LinkMessage::Release`] or that moment.
+    /// From the gateway: begin nothing that would be delivered, until [`LinkMessage::Release`] or that moment. `mover`: the peer
+    /// whose slots move.
     Hold {
         number: u64,
+        mover: Option<PeerSlot>,
         until: Millis,
     },
     /// To the gateway: all that was begun before has been processed on this node, and is stored.
@@ -315,6 +318,8 @@ pub(crate) struct ForwardedPublish {
     pub(crate) dedup_key: Option<DedupKey>,
     /// It came from another node, which chooses the members of shared groups itself.
     pub(crate) is_of_peer: bool,
+    /// The gateway gives it to shared groups.
+    pub(crate) groups_wait: bool,
     /// Range in the batch's bytes.
     pub(crate) start: u32,
     pub(crate) end: u32,

@@ -293,6 +293,11 @@ impl Links {
         self.settled_entries = self.settled_entries.max(number);
     }
 
+    /// Whether all that has come was processed.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.links.iter().all(|link| link.queued.is_empty())
+    }
+
     /// Bytes on the way to a shard.
     pub(crate) fn unacked_bytes(&self, to: ShardId) -> u64 {
         self.links.get(to.index()).map_or(0, |link| link.sent - link.acked)

@@ -147,6 +147,16 @@ impl PeerLink {
         self.send.pushed()
     }
 
+    /// The number of the last frame that may have left this node, if only in part. 0: none.
+    pub const fn sent(&self) -> u64 {
+        self.send.sent_frames()
+    }
+
+    /// Drops the frames that have not left this node. Nothing may be pushed before the next [`PeerLink::reset`].
+    pub fn drop_unsent(&mut self) {
+        self.send.drop_unsent();
+    }
+
     /// The number of the last frame that the peer has processed.
     pub const fn peer_processed(&self) -> u64 {
         self.send.processed()
@@ -170,6 +180,11 @@ impl PeerLink {
     /// Bytes received and not yet taken.
     pub const fn untaken_bytes(&self) -> usize {
         self.receive.buffered_bytes()
+    }
+
+    /// Whether all that the peer is known to have sent has come and was taken.
+    pub const fn is_taken(&self) -> bool {
+        self.receive.is_taken()
     }
 
     /// The peer sent a frame that cannot be decoded. The link gives no further messages until the peer begins a new

@@ -25,6 +25,8 @@ pub(super) struct ReceiveStream {
     buffer: Vec<u8>,
     start: usize,
     received: u64,
+    /// Offset up to which the peer is known to have sent.
+    announced: u64,
     /// Frames taken, with those of unknown kinds.
     taken: u64,
     /// The last taken message. Behind it, frames may have been taken that count as processed when they are taken.
@@ -57,6 +59,7 @@ impl ReceiveStream {
             buffer: Vec::new(),
             start: 0,
             received: 0,
+            announced: 0,
             taken: 0,
             last_message: 0,
             processed: 0,
@@ -76,6 +79,10 @@ impl ReceiveStream {
 
     pub(super) const fn buffered_bytes(&self) -> usize {
         self.buffer.len() - self.start
+    }
+
+    pub(super) const fn is_taken(&self) -> bool {
+        self.received >= self.announced && self.start == self.buffer.len()
     }
 
     pub(super) const fn taken(&self) -> u64 {
@@ -137,6 +144,7 @@ impl ReceiveStream {
 
     fn accept_payload(&mut self, envelope: &Envelope<'_>, now: Millis, counters: &mut LinkCounters) {
         let payload = envelope.payload;
+        self.announced = self.announced.max(envelope.offset.saturating_add(payload.len() as u64));
         if envelope.offset > self.received {
             if self.overflowed {
                 return; // it is asked for when there is room

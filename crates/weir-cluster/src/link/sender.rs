@@ -29,6 +29,8 @@ pub(super) struct SendStream {
     /// The highest offset that was sent.
     sent: u64,
     frames: u64,
+    /// Frames behind this one have not left this node, not even in part.
+    sent_frames: u64,
     processed: u64,
     stored: u64,
     /// Frames, and the offsets at their ends, to translate `processed` to bytes.
@@ -57,6 +59,7 @@ impl Default for SendStream {
             next: 0,
             sent: 0,
             frames: 0,
+            sent_frames: 0,
             processed: 0,
             stored: 0,
             marks: VecDeque::new(),
@@ -115,6 +118,22 @@ impl SendStream {
         self.frames
     }
 
+    pub(super) const fn sent_frames(&self) -> u64 {
+        self.sent_frames
+    }
+
+    /// Drops the frames that have not left this node. The last one that is left may be cut.
+    pub(super) fn drop_unsent(&mut self) {
+        self.buffer.truncate(self.start + (self.sent - self.acked) as usize);
+        self.frames = self.sent_frames;
+        while self.marks.back().is_some_and(|(_, end)| *end > self.sent) {
+            self.marks.pop_back();
+        }
+        // The peer may say that it has processed a frame of which it was not sent all.
+        self.processed_offset = self.processed_offset.min(self.sent);
+        self.last_mark = self.marks.back().map_or(self.processed_offset, |(_, end)| *end);
+    }
+
     pub(super) const fn processed(&self) -> u64 {
         self.processed
     }
@@ -163,7 +182,9 @@ impl SendStream {
         }
         let (offset, len) = (self.next, piece(self.next, end, max_payload));
         self.next += len as u64;
-        self.sent = self.sent.max(self.next);
+        if self.next > self.sent {
+            (self.sent, self.sent_frames) = (self.next, self.frames);
+        }
         self.resend_at.get_or_insert(now + self.timeout);
         Some(Piece { offset, len, wants_ack: self.processed < self.wanted || self.stored < self.wanted })
     }
@@ -197,7 +218,7 @@ impl SendStream {
         now: Millis,
         counters: &mut LinkCounters,
     ) {
-        if ack.generation != self.generation || ack.received > self.sent || ack.processed > self.frames {
+        if ack.generation != self.generation || ack.received > self.sent || ack.processed > self.sent_frames {
             return;
         }
         if ack.received > self.acked {
@@ -244,7 +265,7 @@ impl SendStream {
     }
 
     fn raise_watermarks(&mut self, ack: &Acknowledgement) {
-        self.stored = self.stored.max(ack.stored.min(self.frames));
+        self.stored = self.stored.max(ack.stored.min(self.sent_frames));
         self.processed = self.processed.max(ack.processed);
         while let Some((_, end)) = self.marks.front().copied().filter(|(frame, _)| *frame <= self.processed) {
             self.processed_offset = end;

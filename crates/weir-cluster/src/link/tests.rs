@@ -298,6 +298,16 @@ fn hostile_acknowledgements_and_offsets_change_nothing() {
     b.receive(&raw(u32::MAX, u64::MAX, &[1; 100]), 0);
     assert_eq!((a.peer_processed(), a.peer_stored(), next_message(&mut b)), (0, 0, None));
     assert!(a.buffered_bytes() > 0);
+    // Of a frame that was not sent; and of one of which a part was sent.
+    let acknowledgement = crate::wire::Acknowledgement { generation: 1, received: 0, processed: 2, stored: 2 };
+    let early = Envelope { sender: B, receiver: A, acknowledgement, ..raw(1, 0, b"") };
+    a.push(&interest(2));
+    a.receive(&early, 0);
+    assert_eq!(a.peer_processed(), 0);
+    assert!(a.poll(0, Envelope::HEADER + 1, &mut Vec::new()));
+    a.receive(&early, 0);
+    a.drop_unsent();
+    assert_eq!((a.peer_processed(), a.unacknowledged_bytes()), (2, 0));
 }
 
 #[test]
@@ -313,4 +323,41 @@ fn frames_larger_than_an_envelope_are_put_together() {
         count += 1;
     }
     assert_eq!((count, next_message(&mut b)), (10, Some((1, publish(&packet)))));
+}
+
+#[test]
+fn frames_behind_those_that_may_have_left_are_dropped() {
+    let (mut a, mut b) = pair();
+    a.push(&interest(1));
+    deliver(&mut b, &poll(&mut a, 0).unwrap(), 0);
+    assert_eq!((take_all(&mut b), b.is_taken()), (vec![1], true));
+    a.push(&interest(2));
+    poll(&mut a, 10).unwrap();
+    // The peer does not answer: only what it was sent before is sent again.
+    let again = poll(&mut a, 200).unwrap();
+    a.push(&interest(3));
+    assert_eq!((poll(&mut a, 210), a.sent(), a.pushed()), (None, 2, 3));
+    a.drop_unsent();
+    assert_eq!((a.sent(), a.pushed()), (2, 2));
+    deliver(&mut b, &again, 300);
+    assert_eq!(take_all(&mut b), [2]);
+    b.acknowledge(2, 2, 300);
+    deliver(&mut a, &poll(&mut b, 400).unwrap(), 400);
+    assert_eq!((poll(&mut a, 400), a.unacknowledged_bytes(), a.next_deadline()), (None, 0, None));
+}
+
+#[test]
+fn what_the_peer_is_known_to_have_sent_counts_as_taken_when_all_of_it_was_taken() {
+    let (mut a, mut b) = pair();
+    a.push(&interest(1));
+    let lost = poll(&mut a, 0).unwrap();
+    a.push(&interest(2));
+    deliver(&mut b, &poll(&mut a, 0).unwrap(), 0);
+    assert!(!b.is_taken(), "something before it is missing");
+    deliver(&mut b, &lost, 1);
+    assert!(!b.is_taken());
+    deliver(&mut a, &poll(&mut b, 1).unwrap(), 1);
+    deliver(&mut b, &poll(&mut a, 1).unwrap(), 1);
+    assert!(!b.is_taken(), "it has come");
+    assert_eq!((take_all(&mut b), b.is_taken()), (vec![1, 2], true));
 }

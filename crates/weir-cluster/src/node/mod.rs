@@ -283,7 +283,10 @@ impl ClusterNode {
     /// Whether all peers that are in have processed what they were sent, the log has stored this node's entries, and this node
     /// has done what it was sent.
     pub fn is_flushed(&self) -> bool {
-        self.unstored_bytes == 0 && self.peers.unacknowledged_bytes() == 0 && self.gateway.is_at_rest()
+        self.unstored_bytes == 0
+            && self.peers.unacknowledged_bytes() == 0
+            && self.peers.are_taken()
+            && self.gateway.is_at_rest()
     }
 
     /// The node has shut down: the next heartbeat is its last.

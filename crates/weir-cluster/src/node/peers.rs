@@ -95,9 +95,10 @@ impl PeerLinks {
             MemberEvent::Out { incarnation, .. } => {
                 if let Some(slot) = ends.peers.find(*incarnation) {
                     gateway.publish_wills(slot, now);
-                    gateway.remove_peer(slot);
                     relays.on_reset(*incarnation);
                     if let Some(peer) = ends.peers.get_mut(slot) {
+                        gateway.remove_peer(slot, peer.link.sent());
+                        peer.link.drop_unsent();
                         peer.is_in = false;
                     }
                 }
@@ -155,15 +156,16 @@ impl PeerLinks {
     fn remove(&mut self, incarnation: Incarnation, gateway: &mut Gateway, relays: &mut Relays) -> Option<PeerLink> {
         let slot = self.find(incarnation)?;
         relays.on_reset(incarnation);
-        gateway.remove_peer(slot);
         gateway.forget_published_wills(incarnation);
-        self.slots[usize::from(slot.0)].take().map(|peer| peer.link)
+        let link = self.slots[usize::from(slot.0)].take().map(|peer| peer.link);
+        gateway.remove_peer(slot, link.as_ref().map_or(0, PeerLink::sent));
+        link
     }
 
     /// This node's stream to a peer begins anew.
     fn begin_anew(slot: PeerSlot, gateway: &mut Gateway, ends: &mut Ends<'_>, now: Millis) {
-        gateway.remove_peer(slot);
         let Some(peer) = ends.peers.get_mut(slot) else { return };
+        gateway.remove_peer(slot, peer.link.sent());
         peer.link.reset(now);
         peer.is_in = true;
         peer.generation = peer.link.peer_generation();
@@ -270,6 +272,11 @@ impl PeerLinks {
     /// The most that is on the way to one peer.
     pub(super) fn unacknowledged_bytes(&self) -> u64 {
         self.iter().filter(|peer| peer.is_in).map(|peer| peer.link.unacknowledged_bytes()).max().unwrap_or(0)
+    }
+
+    /// Whether all that peers are known to have sent has come and was taken.
+    pub(super) fn are_taken(&self) -> bool {
+        self.iter().filter(|peer| peer.is_in).all(|peer| peer.link.is_taken())
     }
 
     pub(super) fn next_deadline(&self) -> Option<Millis> {

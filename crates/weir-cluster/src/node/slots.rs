@@ -67,10 +67,11 @@ impl ClusterNode {
         std::mem::take(&mut self.slot_view_changed)
     }
 
-    /// Whether this node owns slots that another node should own, and may move them; or its cores still drop what has moved, and
-    /// give messages of shared groups back. Call [`ClusterNode::run`] first.
+    /// Whether this node owns slots that another node should own, and may move them, or has a copy of some, which the table may give
+    /// it; or its cores still drop what has moved, and give messages of shared groups back. Call [`ClusterNode::run`] first.
     pub fn is_giving_slots(&self) -> bool {
-        self.is_in && (self.slots.is_giving() || !self.slots.is_applied(&self.gateway))
+        let may_own = self.slots.is_giving() || self.slots.has_import();
+        self.is_in && (may_own || !self.slots.is_applied(&self.gateway))
     }
 
     /// The nodes that the cluster document removes: they are refused, and their slots on disk are given to other nodes when

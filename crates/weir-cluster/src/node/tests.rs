@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::slots::{SlotOwner, SlotsWritten};
-use crate::wire::{RelayClose, RelayFrame, WIRE_VERSIONS};
+use crate::wire::{MoveStep, RelayClose, RelayFrame, WIRE_VERSIONS};
+use weir_broker::gateway::SlotCopy;
 
 const A: Incarnation = 1;
 const B: Incarnation = 2;
@@ -224,4 +225,33 @@ fn node_is_not_ready_before_it_has_read_the_slot_table_to_its_head() {
         ready.push((node.is_in(), node.is_ready()));
     }
     assert_eq!(ready, [(true, false), (true, false), (true, true), (true, true)]);
+}
+
+#[test]
+fn node_that_leaves_waits_for_the_table_while_it_has_a_copy_of_slots() {
+    for is_complete in [true, false] {
+        let mut cluster = Cluster::new();
+        let view = cluster.nodes[0].slot_view();
+        let slot = (0..8).find(|slot| view.owner(*slot) == SlotOwner::Here).unwrap();
+        let copy = SlotCopy::default().to_bytes();
+        let mut steps = vec![MoveStep::Offer(1 << slot)];
+        if is_complete {
+            steps.extend([MoveStep::Hold, MoveStep::Cut(0), MoveStep::Data(&copy), MoveStep::DataEnd(&[])]);
+        }
+        for step in steps {
+            assert!(cluster.nodes[0].send_move(B, 1, step));
+            cluster.pass(100);
+        }
+        assert!(cluster.nodes[1].slots.has_import());
+        let now = cluster.now;
+        cluster.nodes[1].leave(now);
+        cluster.pass(100);
+        assert_eq!(cluster.nodes[1].slots.has_import(), is_complete, "a part of a copy is refused");
+        if is_complete {
+            assert!(cluster.nodes[1].is_giving_slots(), "the table may give it the slot");
+            assert!(cluster.nodes[0].send_move(B, 1, MoveStep::Abandoned));
+            cluster.pass(100);
+            assert!(!cluster.nodes[1].slots.has_import());
+        }
+    }
 }

@@ -23,7 +23,7 @@ pub(super) struct Hold {
 
 impl ClusterNode {
     pub(super) fn begin_hold(&mut self, of: (Incarnation, u64), now: Millis) {
-        self.gateway.begin_hold(now + HOLD_MS + SHARD_MARGIN_MS);
+        self.gateway.begin_hold(self.peers.find_in(of.0), now + HOLD_MS + SHARD_MARGIN_MS);
         self.moves.hold = Some(super::Hold { of, until: now + HOLD_MS, is_held: false, log_limit: None });
     }
 

@@ -187,7 +187,7 @@ impl ClusterNode {
         self.moves.events.pop_front()
     }
 
-    fn send_move(&mut self, peer: Incarnation, number: u64, step: MoveStep<'_>) -> bool {
+    pub(super) fn send_move(&mut self, peer: Incarnation, number: u64, step: MoveStep<'_>) -> bool {
         let Some(link) = self.peers.in_link_mut(peer) else { return false };
         let is_sent = link.push_move(&MoveFrame { number, step });
         link.request_acknowledgement();

@@ -47,8 +47,7 @@ impl ClusterNode {
             self.drop_incoming();
         }
         let is_free = self.moves.incoming.is_none() && self.moves.outgoing.is_none() && !self.slots.has_import();
-        let may_own = !self.members.is_leaving() && !self.members.is_evacuating();
-        if !is_free || !may_own || !self.may_move() || !self.slots.begin_import(slots, of.1, of.0) {
+        if !is_free || !self.may_take_slots() || !self.slots.begin_import(slots, of.1, of.0) {
             self.send_move(of.0, of.1, MoveStep::Refused);
             return;
         }
@@ -56,6 +55,10 @@ impl ClusterNode {
         let (data, cut, nodes, query_at) = (Vec::new(), Cut::Open, None, None);
         self.moves.incoming = Some(Incoming { of, slots, deadline, data, cut, nodes, query_at });
         self.send_move(of.0, of.1, MoveStep::Accepted);
+    }
+
+    fn may_take_slots(&self) -> bool {
+        self.may_move() && !self.members.is_leaving() && !self.members.is_evacuating()
     }
 
     pub(super) fn on_cut(&mut self, of: (Incarnation, u64), sequence: u64) {
@@ -124,7 +127,7 @@ impl ClusterNode {
             }
             return;
         }
-        if now >= deadline || !self.may_move() {
+        if now >= deadline || !self.may_take_slots() {
             return self.refuse_incoming();
         }
         if let Cut::At(sequence) = cut
