@@ -325,6 +325,9 @@ impl Driver {
         while let Some(event) = self.node.next_event() {
             self.reporter.member(&event);
         }
+        while let Some(failure) = self.node.next_link_failure() {
+            self.reporter.link_failed(&failure);
+        }
         while let Some(event) = self.node.next_move_event() {
             self.reporter.slot_move(&event);
             self.next_publish = 0;

@@ -4,7 +4,7 @@ use super::engine::{ConnectionChange, EngineConnection};
 use super::settings::Role;
 use weir_cluster::MemberEvent;
 use weir_cluster::members::Refusal;
-use weir_cluster::node::MoveEvent;
+use weir_cluster::node::{LinkFailure, MoveEvent};
 
 /// Says what changes, and repeats nothing.
 #[derive(Debug, Default)]
@@ -111,6 +111,14 @@ impl Reporter {
                  clients; stop it, or take its name from the list"
             ),
         }
+    }
+
+    pub(super) fn link_failed(&mut self, failure: &LinkFailure) {
+        tracing::error!(
+            peer_incarnation = failure.peer,
+            reason = failure.reason,
+            "cluster link failed: what the peer sent cannot be decoded; the link begins anew"
+        );
     }
 
     pub(super) fn slot_move(&mut self, event: &MoveEvent) {

@@ -234,7 +234,7 @@ impl PeerLink {
     /// Begins a new generation of this node's stream: what was pushed and not processed is dropped, and frames count from 1
     /// again. The caller pushes its interest anew, ending with [`PeerMessage::SnapshotEnd`].
     pub fn reset(&mut self, now: Millis) {
-        self.send.reset();
+        self.send.reset(self.receive.generation());
         self.receive.acknowledge_at(now);
     }
 

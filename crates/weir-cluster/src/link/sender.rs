@@ -292,12 +292,13 @@ impl SendStream {
         }
     }
 
-    pub(super) fn reset(&mut self) {
+    /// The stream begins anew, in a generation that is not older than the peer's: each side takes nothing of an older one.
+    pub(super) fn reset(&mut self, peer_generation: u32) {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
         buffer.shrink_to(KEEP_CAPACITY);
         *self = Self {
-            generation: self.generation + 1,
+            generation: (self.generation + 1).max(peer_generation),
             buffer,
             #[cfg(test)]
             fault: self.fault,

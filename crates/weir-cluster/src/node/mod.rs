@@ -3,6 +3,9 @@
 //! `next_*` methods answer.
 
 mod compaction;
+mod failed_links;
+#[cfg(test)]
+mod failed_links_tests;
 mod log;
 mod moves;
 mod outputs;
@@ -18,6 +21,7 @@ use std::collections::VecDeque;
 use weir_broker::gateway::Gateway;
 use weir_broker::{Batch, Millis, ShardId};
 
+pub use self::failed_links::LinkFailure;
 pub use self::log::LogMessage;
 pub use self::moves::{COPY_BYTES_MAX, HOLD_MS, MoveCounters, MoveEvent, MoveFailure, REBALANCE_SLOTS};
 pub use self::outputs::{Append, Purge};
@@ -88,6 +92,7 @@ pub struct ClusterNode {
     relays: Relays,
     moves: Moves,
     events: VecDeque<MemberEvent>,
+    link_failures: VecDeque<LinkFailure>,
     /// Heartbeats and envelopes that could not be decoded.
     undecodable: u64,
 }
@@ -116,6 +121,7 @@ impl ClusterNode {
             relays: Relays::default(),
             moves: Moves::default(),
             events: VecDeque::new(),
+            link_failures: VecDeque::new(),
             undecodable: 0,
             config,
         }
@@ -191,6 +197,7 @@ impl ClusterNode {
         self.apply_member_events(now);
         let more =
             self.peers.take_messages(&mut self.gateway, (&mut self.relays, &mut self.moves), MESSAGES_PER_RUN, now);
+        self.renew_failed_links(now);
         let applied = self.log.apply(&mut self.gateway, &mut self.compaction, self.moves.log_limit(), now);
         self.peers.report_progress(&mut self.gateway);
         let congested =

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use weir_broker::Millis;
 use weir_broker::gateway::{Gateway, PeerSlot};
 
+use super::failed_links::{LinkFailure, RENEW_EVERY_MS};
 use super::moves::Moves;
 use super::outputs::Ends;
 use super::relays::Relays;
@@ -12,8 +13,8 @@ use crate::link::{LinkConfig, PeerLink};
 use crate::wire::{Envelope, Frame};
 use crate::{Incarnation, MemberEvent};
 
-/// Links that are kept of incarnations that were replaced.
-const RETIRED_MAX: usize = 4;
+/// Links that are kept of incarnations that are no members any more.
+const RETIRED_MAX: usize = 16;
 
 /// A node with a link.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub(super) struct Peer {
     generation: u32,
     /// Its messages wait for the log.
     is_held: bool,
+    /// When the link may begin anew because of a frame that cannot be decoded.
+    renew_at: Millis,
 }
 
 #[derive(Debug)]
@@ -34,7 +37,7 @@ pub(super) struct PeerLinks {
     max_frame: usize,
     receive_limit: usize,
     slots: Vec<Option<Peer>>,
-    /// Links of incarnations that others replaced.
+    /// Links of incarnations that are no members any more.
     retired: VecDeque<PeerLink>,
     /// The slot whose envelopes come next.
     next: usize,
@@ -108,7 +111,10 @@ impl PeerLinks {
                 None => Self::add(*incarnation, gateway, ends, now),
             },
             MemberEvent::Left { incarnation, .. } | MemberEvent::Refused { incarnation, .. } => {
-                ends.peers.remove(*incarnation, gateway, relays);
+                // It may run, and come back: its record was removed, or it is named in `removed` no longer.
+                if let Some(link) = ends.peers.remove(*incarnation, gateway, relays) {
+                    ends.peers.retire(link);
+                }
             }
             MemberEvent::SelfIn
             | MemberEvent::SelfOut
@@ -131,7 +137,7 @@ impl PeerLinks {
             PeerLink::new(LinkConfig { own: peers.own, peer: incarnation, max_frame, receive_limit })
         });
         let generation = link.generation();
-        let peer = Peer { incarnation, link, is_in: true, generation: 0, is_held: false };
+        let peer = Peer { incarnation, link, is_in: true, generation: 0, is_held: false, renew_at: 0 };
         let free = peers.slots.iter().position(Option::is_none);
         let index = free.unwrap_or(peers.slots.len());
         if index == peers.slots.len() {
@@ -144,8 +150,8 @@ impl PeerLinks {
         gateway.add_peer(PeerSlot(index as u16), incarnation, generation, ends);
     }
 
-    /// Keeps the link of an incarnation that another one replaced. That may have been a late record of an earlier process, which
-    /// the present one knows nothing of: when it comes again, its streams go on with the next generation.
+    /// Keeps the link of an incarnation that is no member any more. When it comes again, its streams go on with the next
+    /// generation: it may have gone on with the present one.
     fn retire(&mut self, link: PeerLink) {
         self.retired.push_back(link);
         if self.retired.len() > RETIRED_MAX {
@@ -162,8 +168,22 @@ impl PeerLinks {
         link
     }
 
+    /// Links with a frame that cannot be decoded, of which a new generation may begin.
+    pub(super) fn take_failures(&mut self, now: Millis) -> Vec<(PeerSlot, LinkFailure)> {
+        let mut failures = Vec::new();
+        for (index, peer) in self.slots.iter_mut().enumerate() {
+            let Some(peer) = peer.as_mut().filter(|peer| peer.is_in && now >= peer.renew_at) else { continue };
+            if let Some(error) = peer.link.failure() {
+                let failure = LinkFailure { peer: peer.incarnation, reason: error.to_string() };
+                peer.renew_at = now + RENEW_EVERY_MS;
+                failures.push((PeerSlot(index as u16), failure));
+            }
+        }
+        failures
+    }
+
     /// This node's stream to a peer begins anew.
-    fn begin_anew(slot: PeerSlot, gateway: &mut Gateway, ends: &mut Ends<'_>, now: Millis) {
+    pub(super) fn begin_anew(slot: PeerSlot, gateway: &mut Gateway, ends: &mut Ends<'_>, now: Millis) {
         let Some(peer) = ends.peers.get_mut(slot) else { return };
         gateway.remove_peer(slot, peer.link.sent());
         peer.link.reset(now);

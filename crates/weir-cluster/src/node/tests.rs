@@ -5,8 +5,8 @@ use crate::slots::{SlotOwner, SlotsWritten};
 use crate::wire::{MoveStep, RelayClose, RelayFrame, WIRE_VERSIONS};
 use weir_broker::gateway::SlotCopy;
 
-const A: Incarnation = 1;
-const B: Incarnation = 2;
+pub(super) const A: Incarnation = 1;
+pub(super) const B: Incarnation = 2;
 
 fn node(name: &str, incarnation: Incarnation) -> ClusterNode {
     let members = MembersConfig {
@@ -32,16 +32,16 @@ fn node(name: &str, incarnation: Incarnation) -> ClusterNode {
 }
 
 /// Nodes without clients, and an engine that stores and sends at once.
-struct Cluster {
-    nodes: Vec<ClusterNode>,
+pub(super) struct Cluster {
+    pub(super) nodes: Vec<ClusterNode>,
     slots: Vec<Vec<u8>>,
-    now: Millis,
-    is_cut: bool,
-    silent: Option<usize>,
+    pub(super) now: Millis,
+    pub(super) is_cut: bool,
+    pub(super) silent: Option<usize>,
 }
 
 impl Cluster {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let nodes = vec![node("a", A), node("b", B)];
         let mut cluster = Self { nodes, slots: Vec::new(), now: 0, is_cut: false, silent: None };
         cluster.pass(1500);
@@ -49,7 +49,7 @@ impl Cluster {
         cluster
     }
 
-    fn pass(&mut self, ms: Millis) {
+    pub(super) fn pass(&mut self, ms: Millis) {
         let end = self.now + ms;
         while self.now < end {
             self.now += 10;
@@ -98,7 +98,7 @@ impl Cluster {
         }
     }
 
-    fn relays(&mut self, at: usize) -> Vec<String> {
+    pub(super) fn relays(&mut self, at: usize) -> Vec<String> {
         let mut all = Vec::new();
         while let Some((from, event)) = self.nodes[at].next_relay() {
             all.push(format!("{from} {event:?}"));
@@ -107,7 +107,7 @@ impl Cluster {
     }
 }
 
-fn data(relay: u64, bytes: &[u8]) -> RelayFrame<'_> {
+pub(super) fn data(relay: u64, bytes: &[u8]) -> RelayFrame<'_> {
     RelayFrame::Data { relay, from_opener: true, bytes }
 }
 
