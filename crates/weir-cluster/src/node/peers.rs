@@ -34,7 +34,7 @@ pub(super) struct PeerLinks {
     max_frame: usize,
     receive_limit: usize,
     slots: Vec<Option<Peer>>,
-    /// Links of incarnations that others replaced.
+    /// Links of incarnations that others replaced, or that have left.
     retired: VecDeque<PeerLink>,
     /// The slot whose envelopes come next.
     next: usize,
@@ -107,8 +107,11 @@ impl PeerLinks {
                 Some(slot) => Self::begin_anew(slot, gateway, ends, now),
                 None => Self::add(*incarnation, gateway, ends, now),
             },
+            // One that is silent while it shuts down counts as gone. It may come back, with its end of the link.
             MemberEvent::Left { incarnation, .. } | MemberEvent::Refused { incarnation, .. } => {
-                ends.peers.remove(*incarnation, gateway, relays);
+                if let Some(link) = ends.peers.remove(*incarnation, gateway, relays) {
+                    ends.peers.retire(link);
+                }
             }
             MemberEvent::SelfIn
             | MemberEvent::SelfOut
