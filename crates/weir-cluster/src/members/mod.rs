@@ -4,9 +4,11 @@
 //! moved for 3 s in which the stream worked: reads worked, and this node's own heartbeats came back through it. So an
 //! election in the engine takes no peer out.
 
+mod events;
 mod name_check;
 mod peer;
 mod stream_health;
+mod suspects;
 #[cfg(test)]
 mod tests;
 
@@ -15,10 +17,12 @@ use std::sync::Arc;
 
 use weir_broker::Millis;
 
+pub use self::events::{MemberEvent, Refusal};
 pub use self::name_check::{NAME_WATCH, NameCheck, NameUse};
 use self::peer::Peer;
 pub use self::peer::PeerState;
 use self::stream_health::StreamHealth;
+pub use self::suspects::{Suspect, SuspectReason};
 use crate::Incarnation;
 use crate::wire::{Heartbeat, HeartbeatSlots, Load, WireVersions};
 
@@ -50,141 +54,6 @@ pub struct MembersConfig {
     pub addresses: Vec<String>,
     /// It keeps sessions in a data directory.
     pub has_data_dir: bool,
-}
-
-/// A change of the members.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum MemberEvent {
-    /// This node is in: it may acknowledge.
-    SelfIn,
-    /// This node is out: it must not acknowledge, nor accept clients.
-    SelfOut,
-    /// A peer is in for the first time.
-    Joined {
-        /// Its name.
-        node: String,
-        /// Its incarnation.
-        incarnation: Incarnation,
-        /// Version of the wire format for the link to it.
-        wire: u8,
-    },
-    /// A peer is in with a new incarnation. What the old one had told, and the link to it, are void.
-    Restarted {
-        /// Its name.
-        node: String,
-        /// The incarnation that ended.
-        old: Incarnation,
-        /// The new one.
-        incarnation: Incarnation,
-        /// Version of the wire format for the link to it.
-        wire: u8,
-    },
-    /// A peer does not move.
-    Out {
-        /// Its name.
-        node: String,
-        /// Its incarnation.
-        incarnation: Incarnation,
-    },
-    /// A peer that was out moves again, with the same incarnation.
-    BackIn {
-        /// Its name.
-        node: String,
-        /// Its incarnation.
-        incarnation: Incarnation,
-    },
-    /// A peer shuts down: it is still in, and should own no slots.
-    Leaving {
-        /// Its name.
-        node: String,
-        /// Its incarnation.
-        incarnation: Incarnation,
-    },
-    /// A peer has left as it announced, or its record was removed.
-    Left {
-        /// Its name.
-        node: String,
-        /// Its incarnation.
-        incarnation: Incarnation,
-    },
-    /// A peer cannot take part.
-    Refused {
-        /// Its name.
-        node: String,
-        /// Its incarnation.
-        incarnation: Incarnation,
-        /// Why.
-        reason: Refusal,
-    },
-    /// Two running processes have one name; it may be this node's.
-    DuplicateName {
-        /// The name.
-        node: String,
-        /// Both incarnations, the one that appeared first, first.
-        incarnations: [Incarnation; 2],
-    },
-    /// One of the two has ended.
-    DuplicateNameResolved {
-        /// The name.
-        node: String,
-    },
-}
-
-/// Why a node cannot take part.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// No version of the wire format is common.
-    #[error(
-        "its wire versions are {} to {}, this node's are {} to {}: upgrade one version at a time",
-        peer.min, peer.max, own.min, own.max
-    )]
-    WireVersions {
-        /// This node's versions.
-        own: WireVersions,
-        /// The peer's versions.
-        peer: WireVersions,
-    },
-    /// The cluster document names it as removed.
-    #[error("the cluster document removes it")]
-    Removed,
-}
-
-/// A node that an operator should look at, and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Suspect {
-    /// Its name.
-    pub node: String,
-    /// Why.
-    pub reason: SuspectReason,
-}
-
-/// Why a node is suspected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum SuspectReason {
-    /// This node itself is out.
-    #[error("this node's appends to the engine are not acknowledged")]
-    NotAcknowledged,
-    /// A record from before this node started, which has not moved yet.
-    #[error("its heartbeat has not moved since this node started")]
-    Unconfirmed,
-    /// It is in, but late.
-    #[error("no heartbeat for {ms} ms")]
-    Late {
-        /// Time without a heartbeat.
-        ms: Millis,
-    },
-    /// It is out.
-    #[error("out: no heartbeat for {ms} ms")]
-    Out {
-        /// Time without a heartbeat.
-        ms: Millis,
-    },
-    /// It cannot take part.
-    #[error("refused: {0}")]
-    Refused(Refusal),
-    /// Two processes have its name.
-    #[error("two running nodes have this name: incarnations {:016x} and {:016x}", .0[0], .0[1])]
-    DuplicateName([Incarnation; 2]),
 }
 
 /// A peer, as status and links need it.
@@ -552,23 +421,6 @@ impl Members {
     pub fn incarnation_in(&self, node: &str) -> Option<Incarnation> {
         let mut peers = self.peers().filter(|peer| peer.state == PeerState::In);
         peers.find(|peer| peer.heartbeat.node == node).map(|peer| peer.heartbeat.incarnation)
-    }
-
-    /// Nodes with trouble, and why.
-    pub fn suspects(&self, now: Millis) -> Vec<Suspect> {
-        let own = |reason| Suspect { node: self.config.node.clone(), reason };
-        let mut suspects = Vec::new();
-        if !self.is_in(now) {
-            suspects.push(own(SuspectReason::NotAcknowledged));
-        }
-        if let Some(incarnations) = self.namesake.as_ref().and_then(Peer::duplicate) {
-            suspects.push(own(SuspectReason::DuplicateName(incarnations)));
-        }
-        for peer in self.peers.values() {
-            let reasons = peer.suspect_reasons(now);
-            suspects.extend(reasons.map(|reason| Suspect { node: peer.member().heartbeat.node.clone(), reason }));
-        }
-        suspects
     }
 
     #[cfg(test)]

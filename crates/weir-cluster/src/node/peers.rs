@@ -111,7 +111,8 @@ impl PeerLinks {
                 None => Self::add(*incarnation, gateway, ends, now),
             },
             MemberEvent::Left { incarnation, .. } | MemberEvent::Refused { incarnation, .. } => {
-                // It may run, and come back: its record was removed, or it is named in `removed` no longer.
+                // It may run, and come back with its end of the link: it was silent while it shut down, its record was removed, or it is
+                // named in `removed` no longer.
                 if let Some(link) = ends.peers.remove(*incarnation, gateway, relays) {
                     ends.peers.retire(link);
                 }

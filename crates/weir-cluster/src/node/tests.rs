@@ -234,12 +234,17 @@ fn node_that_leaves_waits_for_the_table_while_it_has_a_copy_of_slots() {
         let view = cluster.nodes[0].slot_view();
         let slot = (0..8).find(|slot| view.owner(*slot) == SlotOwner::Here).unwrap();
         let copy = SlotCopy::default().to_bytes();
-        let mut steps = vec![MoveStep::Offer(1 << slot)];
+        let mut steps = vec![(MoveStep::Offer(1 << slot), &[][..])];
         if is_complete {
-            steps.extend([MoveStep::Hold, MoveStep::Cut(0), MoveStep::Data(&copy), MoveStep::DataEnd(&[])]);
+            steps.extend([
+                (MoveStep::Hold, &[][..]),
+                (MoveStep::Cut(0), &[]),
+                (MoveStep::Data, &copy),
+                (MoveStep::DataEnd, &[]),
+            ]);
         }
-        for step in steps {
-            assert!(cluster.nodes[0].send_move(B, 1, step));
+        for (step, bytes) in steps {
+            assert!(cluster.nodes[0].send_move_bytes(B, 1, step, bytes));
             cluster.pass(100);
         }
         assert!(cluster.nodes[1].slots.has_import());

@@ -1,14 +1,16 @@
 //! Nodes that share slots over models of the stream of members, the register and the cores.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod models;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use weir_broker::Millis;
-use weir_broker::gateway::SlotSets;
 
+use self::models::{CoreModel, Stream, Write};
 use super::{Fault, Rng};
 use crate::members::{MemberEvent, Members, MembersConfig};
 use crate::placement::owner_of;
-use crate::slots::{Cores, SlotManager, SlotOwner, SlotsWritten, Surroundings};
+use crate::slots::{SlotManager, SlotOwner, SlotsWritten, Surroundings};
 use crate::wire::{Heartbeat, SlotTable, WIRE_VERSIONS};
 
 const TROUBLE: Millis = 50_000;
@@ -19,97 +21,6 @@ const QUIET: Millis = 80_000;
 const PER_CLASS: u16 = 8;
 /// A node takes the answer to a write for lost after this time.
 const WRITE_TIMEOUT: Millis = 2000;
-
-/// Something on its way to be stored.
-struct Append<T> {
-    node: usize,
-    incarnation: u64,
-    what: T,
-    sent: Millis,
-    store_at: Millis,
-    is_answered: bool,
-}
-
-/// A stream with elections.
-struct Stream<T, S> {
-    stored: Vec<(Millis, S)>,
-    appends: Vec<Append<T>>,
-    election_until: Millis,
-}
-
-impl<T, S> Stream<T, S> {
-    const fn new() -> Self {
-        Self { stored: Vec::new(), appends: Vec::new(), election_until: 0 }
-    }
-
-    fn append(&mut self, from: (usize, u64), what: T, (sent, now): (Millis, Millis), calm: bool, rng: &mut Rng) {
-        let mut store_at = now + rng.below(20);
-        let mut is_answered = calm || !rng.one_in(20);
-        if now < self.election_until {
-            if rng.one_in(2) {
-                return;
-            }
-            (store_at, is_answered) = (self.election_until + rng.below(50), rng.one_in(2));
-        }
-        self.appends.push(Append { node: from.0, incarnation: from.1, what, sent, store_at, is_answered });
-    }
-
-    fn take_ready(&mut self, now: Millis) -> Vec<Append<T>> {
-        if now < self.election_until {
-            return Vec::new();
-        }
-        let mut ready: Vec<Append<T>> = self.appends.extract_if(.., |append| append.store_at <= now).collect();
-        ready.sort_by_key(|append| append.store_at);
-        ready
-    }
-}
-
-/// A write to the register.
-struct Write {
-    number: u64,
-    expected: u64,
-    bytes: Vec<u8>,
-}
-
-/// The cores of a node: what they are told takes effect later.
-#[derive(Default)]
-struct CoreModel {
-    queue: VecDeque<(Millis, u64, u128, u128)>,
-    delay: Millis,
-    now: Millis,
-    told: u64,
-    applied: u64,
-    owned: u128,
-    releasing: u128,
-    sessions: u128,
-    in_until: Millis,
-}
-
-impl Cores for CoreModel {
-    fn set_slots(&mut self, _per_class: u16, sets: SlotSets) -> u64 {
-        let (owned, releasing) = (sets.owned.without(sets.releasing).0, sets.releasing.0);
-        self.told += 1;
-        self.queue.push_back((self.now + self.delay, self.told, owned, releasing));
-        self.told
-    }
-
-    fn slots_applied(&self) -> (u64, u128) {
-        (self.applied, self.sessions & self.releasing)
-    }
-}
-
-impl CoreModel {
-    /// Slots that were kept without new sessions, had sessions and were dropped.
-    fn apply(&mut self, now: Millis) -> u128 {
-        let mut lost = 0;
-        while let Some((_, number, owned, releasing)) = self.queue.pop_front_if(|(at, ..)| *at <= now) {
-            lost |= self.sessions & self.releasing & !(owned | releasing);
-            (self.applied, self.owned, self.releasing) = (number, owned, releasing);
-            self.sessions &= owned | releasing;
-        }
-        lost
-    }
-}
 
 struct Node {
     name: String,

@@ -22,7 +22,7 @@ const QUERY: u8 = 14;
 
 /// A step of a move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MoveStep<'a> {
+pub enum MoveStep {
     /// To the new owner: it is to get these slots, a bit each.
     Offer(u128),
     /// It takes them.
@@ -37,10 +37,10 @@ pub enum MoveStep<'a> {
     Cut(u64),
     /// It has applied the log up to there, and no further.
     CutDone(u64),
-    /// A part of the copy.
-    Data(&'a [u8]),
-    /// The copy is complete. The incarnations of the nodes that hold, in 8 bytes each, little-endian.
-    DataEnd(&'a [u8]),
+    /// A part of the copy, in the frame's bytes.
+    Data,
+    /// The copy is complete. The frame's bytes are the incarnations of the nodes that hold, in 8 bytes each, little-endian.
+    DataEnd,
     /// So many sessions are imported, and every node knows their interest.
     Imported(u64),
     /// To all: the hold is over.
@@ -61,7 +61,9 @@ pub struct MoveFrame<'a> {
     /// The mover's number of the move.
     pub number: u64,
     /// What is done.
-    pub step: MoveStep<'a>,
+    pub step: MoveStep,
+    /// Of [`MoveStep::Data`] and [`MoveStep::DataEnd`]; else empty.
+    pub bytes: &'a [u8],
 }
 
 impl MoveFrame<'_> {
@@ -88,13 +90,13 @@ impl MoveFrame<'_> {
                 head(CUT_DONE);
                 out.varint(sequence);
             }
-            MoveStep::Data(bytes) => {
+            MoveStep::Data => {
                 head(DATA);
-                out.bytes(bytes);
+                out.bytes(self.bytes);
             }
-            MoveStep::DataEnd(nodes) => {
+            MoveStep::DataEnd => {
                 head(DATA_END);
-                out.bytes(nodes);
+                out.bytes(self.bytes);
             }
             MoveStep::Imported(sessions) => {
                 head(IMPORTED);
@@ -114,6 +116,7 @@ impl MoveFrame<'_> {
 
 pub(super) fn read_body<'a>(body: &mut Reader<'a>) -> Result<MoveFrame<'a>, FieldError> {
     let (step, number) = (body.byte("step")?, body.varint("move")?);
+    let mut bytes = &[][..];
     let step = match step {
         OFFER => {
             let (low, high) = (body.varint("slots")?, body.varint("slots")?);
@@ -125,8 +128,14 @@ pub(super) fn read_body<'a>(body: &mut Reader<'a>) -> Result<MoveFrame<'a>, Fiel
         HELD => MoveStep::Held,
         CUT => MoveStep::Cut(body.varint("sequence")?),
         CUT_DONE => MoveStep::CutDone(body.varint("sequence")?),
-        DATA => MoveStep::Data(body.bytes("copy")?),
-        DATA_END => MoveStep::DataEnd(body.bytes("nodes")?),
+        DATA => {
+            bytes = body.bytes("copy")?;
+            MoveStep::Data
+        }
+        DATA_END => {
+            bytes = body.bytes("nodes")?;
+            MoveStep::DataEnd
+        }
         IMPORTED => MoveStep::Imported(body.varint("sessions")?),
         RELEASE => MoveStep::Release,
         RELEASED => MoveStep::Released(body.byte("held")? != 0),
@@ -134,5 +143,5 @@ pub(super) fn read_body<'a>(body: &mut Reader<'a>) -> Result<MoveFrame<'a>, Fiel
         QUERY => MoveStep::Query,
         _ => MoveStep::Unknown,
     };
-    Ok(MoveFrame { number, step })
+    Ok(MoveFrame { number, step, bytes })
 }

@@ -84,15 +84,16 @@ fn move_frame<'a>(rng: &mut Rng, bytes: &'a [u8]) -> MoveFrame<'a> {
         4 => MoveStep::Held,
         5 => MoveStep::Cut(rng.any()),
         6 => MoveStep::CutDone(rng.any()),
-        7 => MoveStep::Data(bytes),
-        8 => MoveStep::DataEnd(bytes),
+        7 => MoveStep::Data,
+        8 => MoveStep::DataEnd,
         9 => MoveStep::Imported(rng.any()),
         10 => MoveStep::Release,
         11 => MoveStep::Released(rng.one_in(2)),
         12 => MoveStep::Abandoned,
         _ => MoveStep::Query,
     };
-    MoveFrame { number: rng.any(), step }
+    let has_bytes = matches!(step, MoveStep::Data | MoveStep::DataEnd);
+    MoveFrame { number: rng.any(), step, bytes: if has_bytes { bytes } else { &[] } }
 }
 
 fn relay_frame<'a>(rng: &mut Rng, bytes: &'a [u8]) -> RelayFrame<'a> {

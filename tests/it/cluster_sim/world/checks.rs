@@ -1,11 +1,13 @@
 //! What must be true of the nodes at any time, and at the end.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use weir_cluster::slots::SlotOwner;
 
-use super::super::client::Role;
 use super::World;
+use crate::cluster_sim::client::{Client, Role};
+use crate::cluster_sim::history::retained_of;
 
 impl World {
     /// No two nodes serve one slot.
@@ -39,5 +41,40 @@ impl World {
             }
         }
         if connected.len() > 1 { Err(format!("one client is connected to {connected:?}")) } else { Ok(()) }
+    }
+
+    /// All nodes retain what the log says.
+    pub(super) fn check_retained(&mut self) -> Result<(), String> {
+        let expected: BTreeMap<String, String> = retained_of(&self.engine);
+        for number in 0..self.hosts.len() {
+            let mut client = Client::new(Role::Subscriber, format!("check{number}"), number);
+            let Some(process) = &mut self.hosts[number].process else { return Err(format!("n{number} does not run")) };
+            let link = process.node.open(Arc::clone(&self.policy));
+            let bytes = client.connect(link);
+            process.node.send(link, &bytes);
+            client.host = number;
+            self.clients.push(client);
+            let at = self.clients.len() - 1;
+            let end = self.now + 2000;
+            while self.now < end {
+                self.advance_engine();
+                for host in 0..self.hosts.len() {
+                    self.turn(host, false)?;
+                }
+                if self.clients[at].is_connected {
+                    self.subscribe(at, &[("r/#", 2)]);
+                }
+            }
+            let received = &self.clients[at].sessions.last().map(|session| &session.received);
+            let found: BTreeMap<String, String> = received
+                .iter()
+                .flat_map(|received| received.iter())
+                .map(|received| (received.topic.clone(), received.payload.clone()))
+                .collect();
+            if found != expected {
+                return Err(format!("n{number} retains {found:?}, and the log {expected:?}"));
+            }
+        }
+        Ok(())
     }
 }

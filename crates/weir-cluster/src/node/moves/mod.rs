@@ -115,7 +115,8 @@ pub enum MoveEvent {
 #[derive(Debug)]
 struct Waiting {
     from: Incarnation,
-    frame: MoveFrame<'static>,
+    number: u64,
+    step: MoveStep,
     bytes: Box<[u8]>,
 }
 
@@ -139,25 +140,8 @@ pub(super) struct Moves {
 
 impl Moves {
     pub(super) fn on_frame(&mut self, from: Incarnation, frame: &MoveFrame<'_>) {
-        let number = frame.number;
-        let (step, bytes) = match frame.step {
-            MoveStep::Data(bytes) => (MoveStep::Data(&[]), bytes),
-            MoveStep::DataEnd(bytes) => (MoveStep::DataEnd(&[]), bytes),
-            MoveStep::Offer(slots) => (MoveStep::Offer(slots), &[][..]),
-            MoveStep::Cut(sequence) => (MoveStep::Cut(sequence), &[][..]),
-            MoveStep::CutDone(sequence) => (MoveStep::CutDone(sequence), &[][..]),
-            MoveStep::Imported(sessions) => (MoveStep::Imported(sessions), &[][..]),
-            MoveStep::Released(has_held) => (MoveStep::Released(has_held), &[][..]),
-            MoveStep::Accepted => (MoveStep::Accepted, &[][..]),
-            MoveStep::Refused => (MoveStep::Refused, &[][..]),
-            MoveStep::Hold => (MoveStep::Hold, &[][..]),
-            MoveStep::Held => (MoveStep::Held, &[][..]),
-            MoveStep::Release => (MoveStep::Release, &[][..]),
-            MoveStep::Abandoned => (MoveStep::Abandoned, &[][..]),
-            MoveStep::Query => (MoveStep::Query, &[][..]),
-            MoveStep::Unknown => return,
-        };
-        self.waiting.push_back(Waiting { from, frame: MoveFrame { number, step }, bytes: bytes.into() });
+        let MoveFrame { number, step, bytes } = *frame;
+        self.waiting.push_back(Waiting { from, number, step, bytes: bytes.into() });
     }
 
     pub(super) const fn counters(&self) -> &MoveCounters {
@@ -187,9 +171,13 @@ impl ClusterNode {
         self.moves.events.pop_front()
     }
 
-    pub(super) fn send_move(&mut self, peer: Incarnation, number: u64, step: MoveStep<'_>) -> bool {
+    pub(super) fn send_move(&mut self, peer: Incarnation, number: u64, step: MoveStep) -> bool {
+        self.send_move_bytes(peer, number, step, &[])
+    }
+
+    pub(super) fn send_move_bytes(&mut self, peer: Incarnation, number: u64, step: MoveStep, bytes: &[u8]) -> bool {
         let Some(link) = self.peers.in_link_mut(peer) else { return false };
-        let is_sent = link.push_move(&MoveFrame { number, step });
+        let is_sent = link.push_move(&MoveFrame { number, step, bytes });
         link.request_acknowledgement();
         is_sent
     }
@@ -206,13 +194,13 @@ impl ClusterNode {
 
     /// Does what can be done for moves.
     pub(super) fn step_moves(&mut self, now: Millis) {
-        while let Some(Waiting { from, frame: MoveFrame { number, step }, bytes }) = self.moves.waiting.pop_front() {
+        while let Some(Waiting { from, number, step, bytes }) = self.moves.waiting.pop_front() {
             match step {
                 MoveStep::Offer(slots) => self.on_offer((from, number), slots, now),
                 MoveStep::Hold => self.on_hold((from, number), now),
                 MoveStep::Cut(sequence) => self.on_cut((from, number), sequence),
-                MoveStep::Data(_) => self.on_data((from, number), &bytes),
-                MoveStep::DataEnd(_) => self.on_data_end((from, number), &bytes),
+                MoveStep::Data => self.on_data((from, number), &bytes),
+                MoveStep::DataEnd => self.on_data_end((from, number), &bytes),
                 MoveStep::Release => self.on_release((from, number), now),
                 MoveStep::Abandoned => self.on_abandoned((from, number)),
                 MoveStep::Query => self.on_query((from, number)),

@@ -186,13 +186,13 @@ impl ClusterNode {
         let (to, number) = (outgoing.to, outgoing.number);
         let nodes: Vec<u8> = outgoing.peers.iter().flat_map(|peer| peer.to_le_bytes()).collect();
         let chunk = CHUNK_BYTES.min(self.config.max_frame / 2).max(1);
-        let mut is_sent = copy.chunks(chunk).all(|bytes| self.send_move(to, number, MoveStep::Data(bytes)));
-        is_sent &= self.send_move(to, number, MoveStep::DataEnd(&nodes));
+        let mut is_sent = copy.chunks(chunk).all(|bytes| self.send_move_bytes(to, number, MoveStep::Data, bytes));
+        is_sent &= self.send_move_bytes(to, number, MoveStep::DataEnd, &nodes);
         if is_sent { self.set_step(Step::Importing) } else { self.abandon(MoveFailure::Changed, now) }
     }
 
     /// Answers of other nodes to the mover's steps.
-    pub(super) fn on_answer(&mut self, (from, number): (Incarnation, u64), answer: MoveStep<'_>, now: Millis) {
+    pub(super) fn on_answer(&mut self, (from, number): (Incarnation, u64), answer: MoveStep, now: Millis) {
         let Some(outgoing) = self.moves.outgoing.as_mut().filter(|outgoing| outgoing.number == number) else { return };
         let is_to = outgoing.to == from;
         match (outgoing.step, answer) {
