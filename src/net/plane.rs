@@ -1,6 +1,6 @@
 //! The control plane's handle of the data plane: it hides the threads and their mailboxes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -264,11 +264,6 @@ impl DataPlane {
         self.inner.tell_relay(RelayEvent::Message { peer, message });
     }
 
-    /// Closes, gradually, the connections of clients whose sessions are at other nodes, so that they connect to other nodes.
-    pub fn close_relayed_clients(&self) {
-        self.inner.tell_relay(RelayEvent::CloseClients);
-    }
-
     /// Everything that was relayed to and from a peer is lost.
     pub fn relay_peer_lost(&self, peer: u64) {
         self.inner.tell_relay(RelayEvent::PeerLost(peer));
@@ -381,13 +376,27 @@ impl DataPlane {
         };
         let plan = Arc::new(plan);
         let until_sequence = self.inner.sequence.load(Ordering::Acquire);
+        let (reply, relayed) = oneshot::channel();
+        self.inner.tell_relay(RelayEvent::Drain { endpoint, plan: Arc::clone(&plan), reply });
         let drained = self
             .ask_all(|reply| {
                 let (plan, chosen) = (Arc::clone(&plan), chosen.clone());
                 Control::Drain { endpoint, chosen, until_sequence, plan, reply }
             })
             .await?;
-        Ok(drained.into_iter().sum())
+        // Without relayed connections there is no thread that answers.
+        Ok(drained.into_iter().sum::<u32>().saturating_add(relayed.await.unwrap_or(0)))
+    }
+
+    /// Disconnects these connections of an endpoint, by sequence number.
+    pub(super) fn drain_chosen(&self, endpoint: EndpointId, sequences: HashSet<u64>, plan: DrainPlan) {
+        let until_sequence = self.inner.sequence.load(Ordering::Acquire);
+        let (chosen, plan) = (Arc::new(sequences), Arc::new(plan));
+        for shard in &self.inner.shards {
+            let (chosen, plan) = (Some(Arc::clone(&chosen)), Arc::clone(&plan));
+            let (reply, _) = oneshot::channel();
+            shard.send(ShardEvent::Control(Control::Drain { endpoint, chosen, until_sequence, plan, reply }));
+        }
     }
 
     /// Publishes a message of the broker itself at QoS 0. `topic` must be a valid topic name.
@@ -423,9 +432,9 @@ impl DataPlane {
         policy: Arc<ListenerPolicy>,
         client_id: &str,
         from: (Option<SocketAddr>, Vec<CertificateDer<'static>>),
-    ) {
+    ) -> u64 {
         let guards = self.inner.endpoint_metrics.get_or_create(policy.endpoint.id).open_relayed();
-        self.open_pair(end, policy, client_id, guards, from);
+        self.open_pair(end, policy, client_id, guards, from)
     }
 
     fn open_pair(
@@ -435,14 +444,14 @@ impl DataPlane {
         client_id: &str,
         (guard, pending): (ConnectionGuard, PendingGuard),
         (peer, certificates): (Option<SocketAddr>, Vec<CertificateDer<'static>>),
-    ) {
+    ) -> u64 {
         let sequence = self.inner.sequence.fetch_add(1, Ordering::AcqRel) + 1;
         for shard in &self.inner.shards {
             shard.send(ShardEvent::Control(Control::RegisterPolicy { policy: Arc::clone(&policy.endpoint) }));
         }
         let Some(shard) = self.home_shard_of(&policy.endpoint.namespace, client_id) else {
             debug_assert!(false, "every client has a home shard");
-            return;
+            return sequence;
         };
         shard.send(ShardEvent::Accepted(Box::new(AcceptedConnection {
             stream: Stream::new(end, true),
@@ -457,6 +466,7 @@ impl DataPlane {
             internal: true,
             certificates,
         })));
+        sequence
     }
 
     /// The newest policy of an endpoint that listens.
@@ -494,7 +504,11 @@ impl DataPlane {
         let (reply, receiver) = oneshot::channel();
         self.inner.send_to_acceptor(Command::Stop { reply });
         receiver.await.map_err(|_| PlaneError::Stopped)?;
+        let (relayed, relayed_closed) = oneshot::channel();
+        let grace_ms = Millis::try_from(grace.as_millis()).unwrap_or(Millis::MAX);
+        self.inner.tell_relay(RelayEvent::Shutdown { grace: grace_ms, closed: relayed });
         let closed = self.ask_all(|reply| Control::Shutdown { grace, reply }).await.map(|_| ());
+        let _ = relayed_closed.await;
         let (stopped, receiver) = oneshot::channel();
         self.inner.tell_relay(RelayEvent::Stop { stopped });
         // Without relayed connections there is no thread that answers.

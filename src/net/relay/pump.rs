@@ -9,7 +9,7 @@ use crate::net::layers::{self, DriverOutput, LayerError, Layers, Outgoing, Wrote
 use crate::net::stats::ConnectionGuard;
 use crate::net::stream::Stream;
 use crate::net::websocket::Incoming;
-use weir_broker::Millis;
+use weir_broker::{EndpointId, Millis};
 
 /// Bytes of one read, and reads in one turn.
 const READ_BYTES: usize = 16 << 10;
@@ -66,6 +66,11 @@ pub(super) struct Pump {
     layers: Option<Box<Layers>>,
     /// Counts the connection where its client's socket is.
     _guard: Option<ConnectionGuard>,
+    /// The endpoint, and: where the socket is, the generation of the policy that admitted the client; at the owner, the sequence
+    /// number of the connection in its shard.
+    pub(super) origin: Option<(EndpointId, u64)>,
+    /// The owner was asked to end it by this time.
+    ending_until: Option<Millis>,
     out: DriverOutput,
     /// Bytes that the peer still takes.
     credit: usize,
@@ -91,6 +96,8 @@ impl Pump {
             stream,
             layers,
             _guard: guard,
+            origin: None,
+            ending_until: None,
             out: DriverOutput::default(),
             credit,
             taken: 0,
@@ -124,6 +131,16 @@ impl Pump {
         }
     }
 
+    /// The owner was asked to end it by that time; of two, the earlier one holds.
+    pub(super) fn end_by(&mut self, deadline: Millis) {
+        self.ending_until = Some(self.ending_until.map_or(deadline, |before| before.min(deadline)));
+    }
+
+    /// Whether the owner has not ended it in time.
+    pub(super) fn is_unanswered(&self, now: Millis) -> bool {
+        self.phase == Phase::Open && self.ending_until.is_some_and(|deadline| deadline <= now)
+    }
+
     /// Whether its time to close is over.
     pub(super) fn is_late(&self, now: Millis) -> bool {
         match self.phase {
@@ -138,7 +155,7 @@ impl Pump {
 
     /// Whether [`Pump::is_late`] may become true.
     pub(super) fn has_deadline(&self) -> bool {
-        self.is_closing() || self.hung_up_until.is_some()
+        self.is_closing() || self.hung_up_until.is_some() || self.ending_until.is_some()
     }
 
     /// The other end of the socket has closed it: without credit, nothing is read that would tell. Returns whether this is news.

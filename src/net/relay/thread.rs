@@ -11,11 +11,13 @@ use mio::{Events, Poll, Token, Waker};
 use socket2::Socket;
 
 use super::admission::{Admission, AdmissionError};
+use super::ends::{EndRequest, Ends};
 use super::openings::{Opening, Openings};
 use super::pump::{Pump, RelayKey, Step};
 use super::{Owner, RelayConfig, RelayEnd, RelayEvent, RelayMessage, WINDOW_BYTES};
 use crate::auth::AuthRefusal;
 use crate::log_value::log_value;
+use crate::net::drain::{DrainPlan, DrainWhich};
 use crate::net::in_process::internal_policy;
 use crate::net::mailbox::{CloseOnEnd, Mailbox};
 use crate::net::plane::PlaneRef;
@@ -25,14 +27,14 @@ use crate::net::stream::Stream;
 use crate::net::threads::Threads;
 use weir_broker::placement::needs_owner;
 use weir_broker::{EndpointPolicy, Millis, Slab};
-use weir_mqtt::Connect;
+use weir_mqtt::{Connect, ReasonCode};
 
 const WAKER: Token = Token(usize::MAX);
 const EVENTS: usize = 1024;
 /// Interval of the check for deadlines, milliseconds.
-const SWEEP_MS: u64 = 50;
-/// How long it takes to close the connections of a node whose clients are to connect to others, milliseconds.
-const CLOSE_CLIENTS_MS: u64 = 10_000;
+pub(super) const SWEEP_MS: u64 = 50;
+/// How long an owner may take, after the time for what is in flight, to end a connection as asked, milliseconds.
+const ANSWER_MS: Millis = 5_000;
 /// Connections that this node serves for others at most: each has two descriptors, and at most a window of bytes.
 const SERVED_MAX: usize = 100_000;
 /// Turns in which the last bytes of a connection are read at the end: each is of a window.
@@ -64,21 +66,19 @@ impl RelayHandle {
 pub(in crate::net) struct RelayThread {
     handle: RelayHandle,
     poll: Poll,
-    plane: Option<PlaneRef>,
-    pumps: Slab<u32, Pump>,
-    slots: HashMap<RelayKey, u32>,
+    pub(super) plane: Option<PlaneRef>,
+    pub(super) pumps: Slab<u32, Pump>,
+    pub(super) slots: HashMap<RelayKey, u32>,
     openings: Openings,
     /// Peers to which too much is on the way.
     congested: HashSet<u64>,
     served: usize,
-    /// Connections of clients that are to connect to other nodes, and how many of them are closed in one sweep.
-    leaving: Vec<Token>,
-    leaving_per_sweep: usize,
+    pub(super) ends: Ends,
     last_relay: u64,
     /// Connections with something to do for which no event comes.
-    ready: Vec<Token>,
+    pub(super) ready: Vec<Token>,
     buffer: Vec<u8>,
-    now: Millis,
+    pub(super) now: Millis,
     /// When deadlines are looked at next; `Millis::MAX`: nothing has one.
     next_sweep: Millis,
     is_stopped: bool,
@@ -97,8 +97,7 @@ impl RelayThread {
             openings: Openings::default(),
             congested: HashSet::new(),
             served: 0,
-            leaving: Vec::new(),
-            leaving_per_sweep: 0,
+            ends: Ends::default(),
             last_relay: 0,
             ready: Vec::new(),
             buffer: vec![0; WINDOW_BYTES],
@@ -139,6 +138,7 @@ impl RelayThread {
         drop(plane);
         self.handle.mailbox.take_all(mail);
         mail.drain(..).for_each(|event| self.on_event(event));
+        self.carry_out_ends();
         let now = self.now;
         for event in events.iter().filter(|event| event.token() != WAKER) {
             if let Some(pump) = self.pump_mut(event.token()) {
@@ -164,16 +164,16 @@ impl RelayThread {
     }
 
     /// Something has a deadline.
-    fn sweep_soon(&mut self) {
+    pub(super) fn sweep_soon(&mut self) {
         self.next_sweep = self.next_sweep.min(self.now + SWEEP_MS);
     }
 
-    fn pump_mut(&mut self, token: Token) -> Option<&mut Pump> {
+    pub(super) fn pump_mut(&mut self, token: Token) -> Option<&mut Pump> {
         let bits = token.0 as u64;
         self.pumps.get_generation_mut(bits as u32, (bits >> 32) as u32)
     }
 
-    fn token(&self, slot: u32) -> Token {
+    pub(super) fn token(&self, slot: u32) -> Token {
         Token(((u64::from(self.pumps.generation(slot)) << 32) | u64::from(slot)) as usize)
     }
 
@@ -191,36 +191,18 @@ impl RelayThread {
                 let tokens: Vec<Token> = of_peer.map(|(_, slot)| self.token(*slot)).collect();
                 self.ready.extend(tokens);
             }
-            RelayEvent::CloseClients => self.begin_to_close(),
+            RelayEvent::Drain { endpoint, plan, reply } => {
+                let _ = reply.send(self.drain(Some(endpoint), &plan, ANSWER_MS));
+            }
+            RelayEvent::Shutdown { grace, closed } => {
+                self.drain(None, &shutdown_plan(grace), grace / 4);
+                self.await_ends(grace, closed);
+            }
             RelayEvent::SlotsChanged => self.look_again(),
             RelayEvent::Stop { stopped } => {
                 self.stop();
                 let _ = stopped.send(());
             }
-        }
-    }
-
-    /// Closes the connections that have their socket here, over [`CLOSE_CLIENTS_MS`].
-    fn begin_to_close(&mut self) {
-        let opened = self.slots.iter().filter(|(key, _)| key.is_opener).map(|(_, slot)| self.token(*slot));
-        self.leaving = opened.collect();
-        self.leaving_per_sweep = self.leaving.len().div_ceil((CLOSE_CLIENTS_MS / SWEEP_MS) as usize);
-        self.sweep_soon();
-        tracing::info!(clients = self.leaving.len(), "relayed clients are disconnected, to connect to other nodes");
-    }
-
-    /// The next ones, which have their turn in this sweep.
-    fn close_next(&mut self) {
-        let now = self.now;
-        let count = self.leaving_per_sweep.min(self.leaving.len());
-        for token in self.leaving.split_off(self.leaving.len() - count) {
-            let Some(pump) = self.pump_mut(token) else { continue };
-            pump.finish(&[], now);
-            let key = pump.key;
-            if self.slots.remove(&key).is_some() {
-                self.close(&key, RelayEnd::Ended);
-            }
-            self.ready.push(token);
         }
     }
 
@@ -266,7 +248,7 @@ impl RelayThread {
         }
     }
 
-    fn send(&self, peer: u64, message: RelayMessage) {
+    pub(super) fn send(&self, peer: u64, message: RelayMessage) {
         self.handle.config.port.send(peer, message);
     }
 
@@ -314,7 +296,7 @@ impl RelayThread {
         }
     }
 
-    fn close(&self, key: &RelayKey, reason: RelayEnd) {
+    pub(super) fn close(&self, key: &RelayKey, reason: RelayEnd) {
         self.send(key.peer, RelayMessage::Close { relay: key.relay, from_opener: key.is_opener, reason });
     }
 
@@ -368,9 +350,11 @@ impl RelayThread {
             RelayMessage::Credit { relay, from_opener, bytes } => {
                 let key = key(relay, from_opener);
                 if let Some(opening) = self.openings.answered(&key) {
-                    let HandOver { stream, layers, guard, .. } = *opening.hand_over;
+                    let HandOver { stream, layers, guard, policy, .. } = *opening.hand_over;
                     guard.count_admitted();
-                    self.insert(Pump::new(key, stream, layers, Some(guard), 0), true);
+                    let mut pump = Pump::new(key, stream, layers, Some(guard), 0);
+                    pump.origin = Some((policy.id, policy.generation));
+                    self.insert(pump, true);
                 }
                 let Some(token) = self.known(&key) else { return };
                 if let Some(pump) = self.pump_mut(token) {
@@ -378,11 +362,14 @@ impl RelayThread {
                 }
                 self.ready.push(token);
             }
+            RelayMessage::End { relay, code, within_ms, reference } => {
+                self.on_end(&key(relay, true), EndRequest { code, within_ms, reference });
+            }
             RelayMessage::Close { relay, from_opener, reason } => self.on_close(&key(relay, from_opener), reason),
         }
     }
 
-    fn known(&self, key: &RelayKey) -> Option<Token> {
+    pub(super) fn known(&self, key: &RelayKey) -> Option<Token> {
         self.slots.get(key).map(|slot| self.token(*slot))
     }
 
@@ -430,8 +417,10 @@ impl RelayThread {
             RelayEnd::Full
         })?;
         let internal = internal_policy(Arc::clone(&policy.endpoint), Arc::new(authenticator));
-        plane.open_relayed(theirs, internal, &admission.client_id, (admission.peer, certificates));
+        let endpoint = policy.endpoint.id;
+        let sequence = plane.open_relayed(theirs, internal, &admission.client_id, (admission.peer, certificates));
         let mut pump = Pump::new(key, ours, None, None, WINDOW_BYTES);
+        pump.origin = Some((endpoint, sequence));
         pump.push(&sent);
         self.served += 1;
         self.insert(pump, true);
@@ -472,7 +461,7 @@ impl RelayThread {
                 self.refuse(*opening.hand_over, "no node has it now");
             }
         }
-        self.close_next();
+        self.sweep_ends();
         let (now, mut has_deadlines) = (self.now, false);
         let mut late = Vec::new();
         for (slot, pump) in self.pumps.iter().filter(|(_, pump)| pump.has_deadline()) {
@@ -482,7 +471,7 @@ impl RelayThread {
             }
         }
         late.into_iter().for_each(|(slot, tell_peer)| self.remove(self.token(slot), tell_peer));
-        let is_timed = has_deadlines || !self.openings.is_empty() || !self.leaving.is_empty();
+        let is_timed = has_deadlines || !self.openings.is_empty() || self.ends.is_timed();
         self.next_sweep = if is_timed { now + SWEEP_MS } else { Millis::MAX };
     }
 
@@ -507,6 +496,19 @@ impl RelayThread {
             self.close(key, RelayEnd::Ended);
         }
         self.is_stopped = true;
+    }
+}
+
+/// How the clients of a server that shuts down are disconnected.
+fn shutdown_plan(grace: Millis) -> DrainPlan {
+    DrainPlan {
+        which: DrainWhich::All,
+        per_s: None,
+        reason_code: ReasonCode::ServerShuttingDown.as_u8(),
+        server_reference: None,
+        in_flight_ms: u32::try_from(grace / 2).unwrap_or(u32::MAX),
+        revokes: false,
+        handshake_ms: 0,
     }
 }
 

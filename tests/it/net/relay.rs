@@ -40,6 +40,7 @@ pub struct Wire {
     sent: Mutex<Vec<RelayMessage>>,
     rewrite: Mutex<Option<Rewrite>>,
     holds_credit: AtomicBool,
+    drops_ends: AtomicBool,
 }
 
 impl Wire {
@@ -51,6 +52,11 @@ impl Wire {
     /// Changes admissions from now on.
     pub fn rewrite_admissions(&self, rewrite: Rewrite) {
         *self.rewrite.lock().unwrap() = Some(rewrite);
+    }
+
+    /// The other node is of a version that skips requests to end a connection.
+    pub fn drop_ends(&self) {
+        self.drops_ends.store(true, Ordering::SeqCst);
     }
 
     /// No credit reaches the other node any more.
@@ -71,6 +77,9 @@ impl RelayPort for Wire {
             *admission = rewrite(admission);
         }
         if matches!(message, RelayMessage::Credit { .. }) && self.holds_credit.load(Ordering::SeqCst) {
+            return;
+        }
+        if matches!(message, RelayMessage::End { .. }) && self.drops_ends.load(Ordering::SeqCst) {
             return;
         }
         if !matches!(message, RelayMessage::Data { .. } | RelayMessage::Credit { .. }) {
@@ -98,6 +107,7 @@ impl Node {
             sent: Mutex::default(),
             rewrite: Mutex::default(),
             holds_credit: AtomicBool::new(false),
+            drops_ends: AtomicBool::new(false),
         });
         let relay = RelayConfig { lookup: Arc::clone(&view) as _, port: Arc::clone(&wire) as _ };
         let config = DataPlaneConfig { shards: 2, relay: Some(relay), ..DataPlaneConfig::default() };

@@ -92,6 +92,7 @@ fn frames_of_relayed_connections_of_version_1_are_read_and_written() {
         ("relay_data", RelayFrame::Data { relay: 300, from_opener: true, bytes: b"\xc0\0" }),
         ("relay_credit", RelayFrame::Credit { relay: 300, from_opener: false, bytes: 65_536 }),
         ("relay_close", RelayFrame::Close { relay: 1, from_opener: true, reason: RelayClose::NotOwner }),
+        ("relay_end", RelayFrame::End { relay: 300, code: 0x9C, within_ms: 65_536, reference: b"n2" }),
     ];
     for (name, frame) in frames {
         let (mut written, bytes) = (Vec::new(), &kept[name]);

@@ -6,6 +6,7 @@ pub(super) const OPEN: u64 = 10;
 pub(super) const DATA: u64 = 11;
 pub(super) const CREDIT: u64 = 12;
 pub(super) const CLOSE: u64 = 13;
+pub(super) const END: u64 = 18;
 
 const FROM_OPENER: u8 = 1;
 
@@ -39,6 +40,17 @@ pub enum RelayFrame<'a> {
         from_opener: bool,
         /// Bytes.
         bytes: u32,
+    },
+    /// The opener asks the owner to disconnect the client. An owner that does not know the frame skips it.
+    End {
+        /// The connection.
+        relay: u64,
+        /// Reason code of DISCONNECT.
+        code: u8,
+        /// How long what is in flight may be acknowledged, milliseconds.
+        within_ms: u32,
+        /// Server reference, UTF-8; empty: none.
+        reference: &'a [u8],
     },
     /// The connection has ended. Nothing follows of it.
     Close {
@@ -92,6 +104,7 @@ impl RelayFrame<'_> {
             Self::Open { relay, .. }
             | Self::Data { relay, .. }
             | Self::Credit { relay, .. }
+            | Self::End { relay, .. }
             | Self::Close { relay, .. } => *relay,
         }
     }
@@ -102,6 +115,7 @@ impl RelayFrame<'_> {
             Self::Data { .. } => DATA,
             Self::Credit { .. } => CREDIT,
             Self::Close { .. } => CLOSE,
+            Self::End { .. } => END,
         }
     }
 
@@ -123,6 +137,13 @@ impl RelayFrame<'_> {
                 out.byte(flags(from_opener));
                 out.varint(relay);
                 out.varint(u64::from(bytes));
+            }
+            Self::End { relay, code, within_ms, reference } => {
+                out.byte(FROM_OPENER);
+                out.varint(relay);
+                out.byte(code);
+                out.varint(u64::from(within_ms));
+                out.bytes(reference);
             }
             Self::Close { relay, from_opener, reason } => {
                 out.byte(flags(from_opener));
@@ -146,6 +167,12 @@ pub(super) fn read_body<'a>(kind: u64, body: &mut Reader<'a>) -> Result<RelayFra
         DATA => RelayFrame::Data { relay, from_opener, bytes: body.bytes("bytes")? },
         CREDIT => RelayFrame::Credit { relay, from_opener, bytes: body.u32("bytes")? },
         CLOSE => RelayFrame::Close { relay, from_opener, reason: RelayClose::from_wire(body.byte("reason")?) },
+        END => RelayFrame::End {
+            relay,
+            code: body.byte("code")?,
+            within_ms: body.u32("within")?,
+            reference: body.bytes("reference")?,
+        },
         other => return Err(FieldProblem::Undefined(other).of("kind")),
     })
 }
