@@ -1,39 +1,61 @@
-//! Connections that end in order: the node with the socket asks the owner to disconnect their clients.
+//! Connections that end in order: the node with the socket asks the owner to disconnect their clients, and does it itself where
+//! the owner does not answer.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use mio::Token;
 use tokio::sync::oneshot;
 
-use super::pump::RelayKey;
-use super::thread::{RelayThread, SWEEP_MS};
+use super::client::facts_of;
+use super::pump::{Pump, RelayKey};
+use super::thread::RelayThread;
 use super::{RelayEnd, RelayMessage};
-use crate::net::drain::{DrainPlan, DrainWhich};
+use crate::net::drain::{DrainDecision, DrainPlan, DrainRate, DrainRequest, DrainWhich, PastDrains};
 use crate::net::plane::PlaneRef;
+use crate::net::shard::HandOver;
 use weir_broker::{EndpointId, Millis};
+use weir_mqtt::ReasonCode;
 
-/// How a client is disconnected. `within_ms`: what is in flight may be acknowledged for so long.
+/// How long an owner may take, after the time for what is in flight, to end a connection as asked, milliseconds.
+const ANSWER_MS: Millis = 5_000;
+
+/// How a client is disconnected. `within_ms`: what is in flight may be acknowledged for so long. `revokes`: it has lost its right
+/// to be connected, and its will is not published.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct EndRequest {
     pub(super) code: u8,
     pub(super) within_ms: u32,
+    pub(super) revokes: bool,
     pub(super) reference: Arc<str>,
+}
+
+impl EndRequest {
+    fn new(plan: &DrainPlan) -> Self {
+        let within_ms = if plan.revokes { 0 } else { plan.in_flight_ms };
+        let reference = plan.server_reference.clone().unwrap_or_default();
+        Self { code: plan.reason_code, within_ms, revokes: plan.revokes, reference }
+    }
 }
 
 /// Connections that are to end, at the rate of their drain.
 struct Leaving {
     targets: VecDeque<Token>,
-    per_sweep: usize,
+    rate: Arc<DrainRate>,
     request: EndRequest,
     /// How long the owner may take to answer after `within_ms`.
     answer_ms: Millis,
+    asked: u32,
+    reply: Option<oneshot::Sender<u32>>,
 }
 
 /// The ends that are under way.
 #[derive(Default)]
 pub(super) struct Ends {
     leaving: Vec<Leaving>,
+    /// Drains that still apply to clients that are handed over later.
+    past: PastDrains,
     /// What peers have asked in this turn: sequence numbers of connections of this node's shards.
     asked: HashMap<(EndpointId, EndRequest), HashSet<u64>>,
     /// The shutdown waits until no client is left, to this time.
@@ -44,70 +66,114 @@ impl Ends {
     pub(super) fn is_timed(&self) -> bool {
         !self.leaving.is_empty() || self.shutdown.is_some()
     }
+
+    /// Whether a client that is handed over now may be brought to its session.
+    pub(super) fn admits(&self, hand_over: &HandOver) -> bool {
+        let decision = self.past.decision(hand_over.policy.id, hand_over.sequence, &facts_of(hand_over));
+        self.shutdown.is_none() && matches!(decision, DrainDecision::Admit)
+    }
 }
 
 impl RelayThread {
-    /// Begins a drain of the connections with their socket here. Returns their number.
-    pub(super) fn drain(&mut self, endpoint: Option<EndpointId>, plan: &DrainPlan, answer_ms: Millis) -> u32 {
-        let is_meant = |&(_, slot): &(&RelayKey, &u32)| {
-            let origin = self.pumps.get(*slot).and_then(|pump| pump.origin);
-            origin.is_some_and(|(of, generation)| {
-                endpoint.is_none_or(|endpoint| endpoint == of)
-                    && match plan.which {
-                        DrainWhich::All => true,
-                        DrainWhich::Before(before) => generation < before,
-                        DrainWhich::Newest(_) | DrainWhich::NewestOfAddress(_) | DrainWhich::Matching(_) => false,
-                    }
+    /// Begins a drain of the clients with their socket here. `reply` gets their number when the owners of all were asked.
+    pub(super) fn begin_drain(&mut self, request: &DrainRequest, reply: oneshot::Sender<u32>) {
+        self.ends.past.add(request, self.now);
+        self.refuse_openings(Some(request));
+        let leaving = Leaving {
+            targets: self.selected(Some(request)),
+            rate: Arc::clone(&request.rate),
+            request: EndRequest::new(&request.plan),
+            answer_ms: ANSWER_MS,
+            asked: 0,
+            reply: Some(reply),
+        };
+        self.disconnect_in_turn(leaving);
+    }
+
+    /// Begins to disconnect all clients with their socket here. `closed` is answered when none is left, or after `grace`.
+    pub(super) fn begin_shutdown(&mut self, grace: Millis, closed: oneshot::Sender<()>) {
+        self.refuse_openings(None);
+        let request = EndRequest {
+            code: ReasonCode::ServerShuttingDown.as_u8(),
+            within_ms: u32::try_from(grace / 2).unwrap_or(u32::MAX),
+            revokes: false,
+            reference: Arc::default(),
+        };
+        let (targets, rate) = (self.selected(None), Arc::new(DrainRate::new(None, self.now)));
+        self.disconnect_in_turn(Leaving { targets, rate, request, answer_ms: grace / 4, asked: 0, reply: None });
+        self.ends.shutdown = Some((self.now.saturating_add(grace), closed));
+        self.sweep_soon();
+    }
+
+    fn selected(&self, request: Option<&DrainRequest>) -> VecDeque<Token> {
+        let known =
+            self.slots.values().filter(|slot| self.pumps.get(**slot).is_some_and(|pump| pump.is_selected(request)));
+        known.map(|slot| self.token(*slot)).collect()
+    }
+
+    /// Clients whose owner has not answered yet are refused.
+    fn refuse_openings(&mut self, request: Option<&DrainRequest>) {
+        let is_selected = |hand_over: &HandOver| {
+            request.is_none_or(|request| {
+                let facts = || Some(facts_of(hand_over));
+                request.endpoint == hand_over.policy.id
+                    && request.selects(hand_over.sequence, hand_over.policy.generation, facts)
             })
         };
-        let opened = self.slots.iter().filter(|(key, _)| key.is_opener).filter(is_meant);
-        let targets: VecDeque<Token> = opened.map(|(_, slot)| self.token(*slot)).collect();
-        let count = u32::try_from(targets.len()).unwrap_or(u32::MAX);
-        if targets.is_empty() {
-            return 0;
+        for (key, opening) in self.openings.take_if(|opening| is_selected(&opening.hand_over)) {
+            self.abandon(key, opening, "the node disconnects its clients");
         }
-        let per_sweep = |per_s: u32| (u64::from(per_s) * SWEEP_MS).div_ceil(1000).max(1) as usize;
-        let per_sweep = plan.per_s.map_or(usize::MAX, per_sweep);
-        let within_ms = if plan.revokes { 0 } else { plan.in_flight_ms };
-        let reference = plan.server_reference.clone().unwrap_or_default();
-        let request = EndRequest { code: plan.reason_code, within_ms, reference };
-        self.ends.leaving.push(Leaving { targets, per_sweep, request, answer_ms });
-        self.sweep_soon();
-        count
     }
 
-    /// `closed` is answered when no client is left, or after `within`.
-    pub(super) fn await_ends(&mut self, within: Millis, closed: oneshot::Sender<()>) {
-        self.ends.shutdown = Some((self.now.saturating_add(within), closed));
-        self.sweep_soon();
+    /// The sequence numbers and addresses of the clients that count for the limits of an endpoint.
+    pub(super) fn sequences(&self, endpoint: EndpointId) -> Vec<(u64, Option<IpAddr>)> {
+        let address = |hand_over: &HandOver| hand_over.peer.map(|peer| peer.ip());
+        let openings = self.openings.iter().map(|opening| &opening.hand_over);
+        let openings = openings.filter(|hand_over| hand_over.guard.counts_for() == Some(endpoint));
+        let openings = openings.map(|hand_over| (hand_over.sequence, address(hand_over)));
+        let known = self.slots.values().filter_map(|slot| self.pumps.get(*slot)?.client()?.counted(endpoint));
+        known.chain(openings).collect()
     }
 
-    /// Asks for the ends that are due, and closes what no owner has ended in time.
+    /// Asks the owners, as far as the rate allows. The others have their turn in a later sweep.
+    fn disconnect_in_turn(&mut self, mut leaving: Leaving) {
+        let now = self.now;
+        let deadline = now.saturating_add(Millis::from(leaving.request.within_ms) + leaving.answer_ms);
+        let mut may_ask = false;
+        while !leaving.targets.is_empty() && (may_ask || leaving.rate.take(now)) {
+            let Some(token) = leaving.targets.pop_front() else { break };
+            // The client may have gone, or been asked, already: then the next one has its turn.
+            may_ask = true;
+            let Some(pump) = self.pump_mut(token).filter(|pump| !pump.is_closing()) else { continue };
+            let (key, request) = (pump.key, leaving.request.clone());
+            let Some(client) = pump.client_mut() else { continue };
+            let is_first = client.end_by(deadline, request.clone());
+            let EndRequest { code, within_ms, revokes, reference } = request;
+            self.send(key.peer, RelayMessage::End { relay: key.relay, code, within_ms, revokes, reference });
+            (may_ask, leaving.asked) = (!is_first, leaving.asked + u32::from(is_first));
+            self.sweep_soon();
+        }
+        if !leaving.targets.is_empty() {
+            self.ends.leaving.push(leaving);
+            self.sweep_soon();
+        } else if let Some(reply) = leaving.reply {
+            let _ = reply.send(leaving.asked);
+        }
+    }
+
+    /// Asks for the ends that are due, and ends what no owner has ended in time.
     pub(super) fn sweep_ends(&mut self) {
         let now = self.now;
-        for mut leaving in std::mem::take(&mut self.ends.leaving) {
-            let count = leaving.per_sweep.min(leaving.targets.len());
-            for token in leaving.targets.drain(..count) {
-                let Some(pump) = self.pump_mut(token).filter(|pump| !pump.is_closing()) else { continue };
-                let deadline = now.saturating_add(Millis::from(leaving.request.within_ms) + leaving.answer_ms);
-                pump.end_by(deadline);
-                let (key, EndRequest { code, within_ms, reference }) = (pump.key, leaving.request.clone());
-                self.send(key.peer, RelayMessage::End { relay: key.relay, code, within_ms, reference });
-            }
-            if !leaving.targets.is_empty() {
-                self.ends.leaving.push(leaving);
-            }
+        for leaving in std::mem::take(&mut self.ends.leaving) {
+            self.disconnect_in_turn(leaving);
         }
-        let unanswered =
-            self.slots.iter().filter(|(_, slot)| self.pumps.get(**slot).is_some_and(|pump| pump.is_unanswered(now)));
+        let is_unanswered = |slot: &u32| self.pumps.get(*slot).is_some_and(|pump: &Pump| pump.is_unanswered(now));
+        let unanswered = self.slots.iter().filter(|(_, slot)| is_unanswered(slot));
         let unanswered: Vec<(RelayKey, Token)> = unanswered.map(|(key, slot)| (*key, self.token(*slot))).collect();
         for (key, token) in unanswered {
-            if let Some(pump) = self.pump_mut(token) {
-                pump.finish(&[], now);
-            }
+            self.end_here(token);
             self.slots.remove(&key);
             self.close(&key, RelayEnd::Ended);
-            self.ready.push(token);
         }
         let has_clients = self.pumps.iter().any(|(_, pump)| pump.key.is_opener);
         if let Some((_, closed)) = self.ends.shutdown.take_if(|(until, _)| !has_clients || *until <= now) {
@@ -115,10 +181,19 @@ impl RelayThread {
         }
     }
 
+    /// Ends a connection whose owner does not: with the last packet, where the owner was asked to.
+    pub(super) fn end_here(&mut self, token: Token) {
+        let now = self.now;
+        if let Some(pump) = self.pump_mut(token) {
+            pump.finish_alone(now);
+        }
+        self.ready.push(token);
+    }
+
     /// A peer asks to disconnect a client that this node serves for it.
     pub(super) fn on_end(&mut self, key: &RelayKey, request: EndRequest) {
         let Some(token) = self.known(key) else { return };
-        if let Some((endpoint, sequence)) = self.pump_mut(token).and_then(|pump| pump.origin) {
+        if let Some((endpoint, sequence)) = self.pump_mut(token).and_then(|pump| pump.served()) {
             self.ends.asked.entry((endpoint, request)).or_default().insert(sequence);
         }
     }
@@ -133,7 +208,7 @@ impl RelayThread {
                 reason_code: request.code,
                 server_reference: Some(request.reference).filter(|reference| !reference.is_empty()),
                 in_flight_ms: request.within_ms,
-                revokes: false,
+                revokes: request.revokes,
                 handshake_ms: 0,
             };
             plane.drain_chosen(endpoint, sequences, plan);

@@ -8,18 +8,22 @@
 //! first credit, so until then it can look for another owner.
 
 mod admission;
+mod boundary;
+mod client;
 mod ends;
 mod openings;
+mod peers;
 mod pump;
 mod thread;
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
 use weir_broker::{Durability, EndpointId, Millis};
 
-use super::drain::DrainPlan;
+use super::drain::DrainRequest;
 use super::shard::HandOver;
 
 pub(super) use thread::{RelayHandle, RelayThread};
@@ -69,8 +73,8 @@ pub enum RelayMessage {
     /// The sender has taken so many bytes.
     Credit { relay: u64, from_opener: bool, bytes: u32 },
     /// The opener asks the owner to disconnect the client with a reason code, and a server reference if it is not empty. For so
-    /// long, what is in flight may be acknowledged.
-    End { relay: u64, code: u8, within_ms: u32, reference: Arc<str> },
+    /// long, what is in flight may be acknowledged. `revokes`: the client has lost its right to be connected.
+    End { relay: u64, code: u8, within_ms: u32, revokes: bool, reference: Arc<str> },
     /// Nothing more follows.
     Close { relay: u64, from_opener: bool, reason: RelayEnd },
 }
@@ -105,9 +109,13 @@ pub(super) enum RelayEvent {
     },
     /// A drain of an endpoint, whose clients are counted.
     Drain {
-        endpoint: EndpointId,
-        plan: Arc<DrainPlan>,
+        request: DrainRequest,
         reply: oneshot::Sender<u32>,
+    },
+    /// The sequence numbers and addresses of clients that count for the limits of an endpoint.
+    Sequences {
+        endpoint: EndpointId,
+        reply: oneshot::Sender<Vec<(u64, Option<IpAddr>)>>,
     },
     /// The server begins to shut down. `closed` is answered when no client is left, or after `grace`.
     Shutdown {

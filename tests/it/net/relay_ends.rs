@@ -3,24 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use weir_broker::{EndpointId, Principal};
+use weir_broker::Principal;
 use weirmq::auth::{AuthExchange, AuthRefusal, Authenticate, Credentials, Decision};
 use weirmq::net::relay::{RelayEnd, RelayMessage};
-use weirmq::net::{DrainPlan, DrainWhich};
 
 use super::relay::{Node, SLOT, SOCKET_NODE, continuing, enter, two, two_with};
 use crate::cluster_nodes::traffic::{Message, collect, number, publish_all};
 use crate::support::client::Client;
 use crate::support::until;
-use crate::wire::{Ack, Connect, Packet, PropertyValue, Publish, Version, Will};
+use crate::wire::{Connect, Packet, PropertyValue, Version, Will};
 
 const METHOD: u8 = 0x15;
 const DATA: u8 = 0x16;
-const REFERENCE: u8 = 0x1C;
 /// The endpoint for plain TCP.
-const TCP: u32 = 1;
+pub const TCP: u32 = 1;
 
-fn disconnected_with(client: &mut Client) -> Option<u8> {
+pub fn disconnected_with(client: &mut Client) -> Option<u8> {
     match client.receive() {
         Some(Packet::Disconnect { code, .. }) => Some(code),
         other => panic!("DISCONNECT, not {other:?}"),
@@ -49,57 +47,6 @@ fn a_node_with_sockets_that_shuts_down_has_relayed_clients_told_0x8b() {
     sockets.everywhere.plane.wait(sockets.plane().shutdown(Duration::from_secs(10))).unwrap();
     assert_eq!(disconnected_with(&mut client), Some(0x8B));
     assert_eq!(client.receive(), None);
-}
-
-fn to_another(which: DrainWhich, in_flight_ms: u32) -> DrainPlan {
-    DrainPlan {
-        which,
-        per_s: Some(100),
-        reason_code: 0x9C,
-        server_reference: Some("other:1883".into()),
-        in_flight_ms,
-        revokes: false,
-        handshake_ms: 1000,
-    }
-}
-
-#[test]
-fn a_drain_where_the_socket_is_reaches_relayed_clients_of_that_endpoint() {
-    let [sockets, sessions] = two();
-    let (mut client, _) = enter(&sockets, "tcp", continuing(Version::V5, "drained"));
-    let (mut other, _) = enter(&sockets, "tls", continuing(Version::V5, "other"));
-    client.subscribe("last", 1);
-    // It waits for this one's acknowledgement.
-    let mut publisher = Client::connect(sessions.everywhere.address("tcp"), Version::V5, "publisher");
-    publish_all(&mut publisher, &[Message::new("last", "7 ", 1)]);
-    let Some(Packet::Publish(Publish { id: Some(id), .. })) = client.receive() else { panic!("PUBLISH") };
-    let drain =
-        |which| sockets.everywhere.plane.wait(sockets.plane().drain(EndpointId(TCP), to_another(which, 60_000)));
-    assert_eq!(drain(DrainWhich::Before(0)), Ok(0), "none is so old");
-    assert_eq!(drain(DrainWhich::All), Ok(1));
-    client.ping();
-    client.send(&Packet::Ack(Ack { packet_type: 4, id, code: 0, properties: Vec::new() }));
-    match client.receive() {
-        Some(Packet::Disconnect { code, properties }) => {
-            assert_eq!(code, 0x9C);
-            assert_eq!(properties, [(REFERENCE, PropertyValue::String("other:1883".to_owned()))]);
-        }
-        packet => panic!("DISCONNECT, not {packet:?}"),
-    }
-    assert_eq!(client.receive(), None);
-    other.ping();
-}
-
-#[test]
-fn a_relayed_client_whose_owner_does_not_end_it_in_time_is_closed() {
-    let [sockets, _sessions] = two();
-    sockets.wire.drop_ends();
-    let (mut client, _) = enter(&sockets, "tcp", continuing(Version::V5, "older"));
-    client.ping();
-    let drained = sockets.plane().drain(EndpointId(TCP), to_another(DrainWhich::All, 0));
-    assert_eq!(sockets.everywhere.plane.wait(drained), Ok(1));
-    client.ping();
-    assert_eq!(client.receive(), None, "without DISCONNECT");
 }
 
 #[test]
@@ -176,7 +123,7 @@ fn a_client_that_closes_while_its_node_has_no_credit_is_lost_soon() {
 }
 
 /// Admits clients that answer a question.
-struct Quiz;
+pub struct Quiz;
 
 struct Question;
 
@@ -211,20 +158,25 @@ fn principal() -> Principal {
     }
 }
 
-fn auth(code: u8, data: &[u8]) -> Packet {
+pub fn auth(code: u8, data: &[u8]) -> Packet {
     let method = (METHOD, PropertyValue::String("QUIZ".to_owned()));
     Packet::Auth { code, properties: vec![method, (DATA, PropertyValue::Binary(data.to_vec()))] }
+}
+
+/// A client that was asked a question.
+pub fn asked(node: &Node, id: &str) -> Client {
+    let mut client = Client::over(node.everywhere.open("tcp"), Version::V5);
+    let properties = vec![(METHOD, PropertyValue::String("QUIZ".to_owned())), (DATA, PropertyValue::Binary(vec![]))];
+    client.send(&Packet::Connect(Connect { properties, ..continuing(Version::V5, id) }));
+    assert!(matches!(client.receive(), Some(Packet::Auth { code: 0x18, .. })));
+    client
 }
 
 /// [MQTT-4.12.1-1]
 #[test]
 fn a_relayed_client_authenticates_again_at_the_node_of_its_session() {
     let [sockets, _sessions] = two_with(|policy| policy.authenticate = Arc::new(Quiz));
-    let mut client = Client::over(sockets.everywhere.open("tcp"), Version::V5);
-    let connect = continuing(Version::V5, "again");
-    let properties = vec![(METHOD, PropertyValue::String("QUIZ".to_owned())), (DATA, PropertyValue::Binary(vec![]))];
-    client.send(&Packet::Connect(Connect { properties, ..connect }));
-    assert!(matches!(client.receive(), Some(Packet::Auth { code: 0x18, .. })));
+    let mut client = asked(&sockets, "again");
     client.send(&auth(0x18, b"right"));
     assert!(matches!(client.receive(), Some(Packet::ConnAck { code: 0, .. })));
     for (answer, accepted) in [(&b"right"[..], true), (b"wrong", false)] {

@@ -9,6 +9,8 @@ pub(super) const CLOSE: u64 = 13;
 pub(super) const END: u64 = 18;
 
 const FROM_OPENER: u8 = 1;
+/// Of an end.
+const REVOKES: u8 = 2;
 
 /// A frame of a relayed connection. `relay` is the number that the node with the socket, the opener, gave it: unique among
 /// those that it opened to this peer. `from_opener` says which of the two nodes sent the frame, as both number their own.
@@ -49,6 +51,8 @@ pub enum RelayFrame<'a> {
         code: u8,
         /// How long what is in flight may be acknowledged, milliseconds.
         within_ms: u32,
+        /// The client has lost its right to be connected: its will is not published.
+        revokes: bool,
         /// Server reference, UTF-8; empty: none.
         reference: &'a [u8],
     },
@@ -138,8 +142,8 @@ impl RelayFrame<'_> {
                 out.varint(relay);
                 out.varint(u64::from(bytes));
             }
-            Self::End { relay, code, within_ms, reference } => {
-                out.byte(FROM_OPENER);
+            Self::End { relay, code, within_ms, revokes, reference } => {
+                out.byte(FROM_OPENER | (u8::from(revokes) * REVOKES));
                 out.varint(relay);
                 out.byte(code);
                 out.varint(u64::from(within_ms));
@@ -161,7 +165,8 @@ pub(super) fn read_body<'a>(kind: u64, body: &mut Reader<'a>) -> Result<RelayFra
         let slot = u16::try_from(slot).map_err(|_| FieldProblem::TooLarge.of("slot"))?;
         return Ok(RelayFrame::Open { relay, slot, admission: body.bytes("admission")? });
     }
-    let from_opener = body.byte("flags")? & FROM_OPENER != 0;
+    let flags = body.byte("flags")?;
+    let from_opener = flags & FROM_OPENER != 0;
     let relay = body.varint("relay")?;
     Ok(match kind {
         DATA => RelayFrame::Data { relay, from_opener, bytes: body.bytes("bytes")? },
@@ -171,6 +176,7 @@ pub(super) fn read_body<'a>(kind: u64, body: &mut Reader<'a>) -> Result<RelayFra
             relay,
             code: body.byte("code")?,
             within_ms: body.u32("within")?,
+            revokes: flags & REVOKES != 0,
             reference: body.bytes("reference")?,
         },
         other => return Err(FieldProblem::Undefined(other).of("kind")),
