@@ -178,13 +178,21 @@ fn a_client_whose_owner_has_not_answered_is_refused_when_its_node_drains_or_stop
             .plane
             .until(TCP, "it waits", |stats| (stats.accepted_total, stats.connections_pending) == (accepted, 0));
         assert_eq!(drain(&sockets, plan(named("waiting"), 0)), 0, "it is not connected");
+        sockets.set_owner(Owner::Peer(SESSION_NODE));
         assert_refused(&mut waiting, unavailable);
     }
-    sockets.set_owner(Owner::Peer(SESSION_NODE));
     sockets.wire.drop_all(Dropped::Opens);
     let mut asks = connecting(&sockets, Version::V5, "asks");
     until_sent(&sockets, "its owner is asked", |message| matches!(message, RelayMessage::Open { .. }));
+    let relays = sockets.wire.sent().into_iter().filter_map(|message| match message {
+        RelayMessage::Open { relay, .. } => Some(relay),
+        _ => None,
+    });
+    let relay = relays.max().unwrap();
     assert_eq!(drain(&sockets, plan(DrainWhich::All, 0)), 0);
+    // Its answer comes too late.
+    let credit = RelayMessage::Credit { relay, from_opener: false, bytes: 1 << 16 };
+    sockets.plane().relay_message(SESSION_NODE, credit);
     assert_refused(&mut asks, 0x88);
     until_sent(&sockets, "its owner is told", |message| matches!(message, RelayMessage::Close { .. }));
     let mut last = Client::over(sockets.everywhere.open("tls"), Version::V3_1_1);
