@@ -230,6 +230,8 @@ fn a_drain_reaches_a_client_whose_session_moved_while_it_connected() {
     assert_eq!((opens(&sockets), opens(&sessions)), (1, 1));
     assert_eq!(drain(&sockets, plan(DrainWhich::Newest(1), 0)), 1);
     assert_sent_elsewhere(&mut client);
+    let ends = |node: &Node| node.wire.sent().iter().filter(|m| matches!(m, RelayMessage::End { .. })).count();
+    assert_eq!((ends(&sockets), ends(&sessions)), (1, 1), "its end was asked for all the way");
 }
 
 /// A client whose owner has much for it, and that reads nothing.
