@@ -88,7 +88,6 @@ impl<P: Plane> Listeners<P> {
     /// Disconnects the clients of every endpoint, so that they connect to other nodes of the cluster.
     #[cfg(feature = "cluster")]
     pub(super) fn disconnect_all(&mut self, cause: DisconnectCause) {
-        self.plane.close_relayed_clients();
         for (name, running) in &self.running {
             let connections = self.plane.connections(running.id);
             let drain = &running.effective.endpoint.drain;

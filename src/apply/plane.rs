@@ -34,8 +34,6 @@ pub trait Plane: Send + Sync + 'static {
     fn listener(&self, key: &SocketKey) -> Option<ListenerStatus> {
         self.listeners().into_iter().find(|status| status.key == *key)
     }
-    /// Closes the connections of clients whose sessions are at other nodes of a cluster.
-    fn close_relayed_clients(&self) {}
     /// Open connections of an endpoint.
     fn connections(&self, endpoint: EndpointId) -> u32;
     /// What its authentication counts in.
@@ -74,10 +72,6 @@ impl Plane for DataPlane {
             SocketChange::Remove { key } => ListenerChange::Remove { key },
         });
         DataPlane::install(self, changes.collect()).await
-    }
-
-    fn close_relayed_clients(&self) {
-        DataPlane::close_relayed_clients(self);
     }
 
     async fn set_policy(&self, policy: Arc<ListenerPolicy>) -> Result<(), PlaneError> {

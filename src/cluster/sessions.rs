@@ -69,6 +69,9 @@ fn frame(message: &RelayMessage) -> RelayFrame<'_> {
         RelayMessage::Open { relay, slot, ref admission } => RelayFrame::Open { relay, slot, admission },
         RelayMessage::Data { relay, from_opener, ref bytes } => RelayFrame::Data { relay, from_opener, bytes },
         RelayMessage::Credit { relay, from_opener, bytes } => RelayFrame::Credit { relay, from_opener, bytes },
+        RelayMessage::End { relay, code, within_ms, revokes, ref reference } => {
+            RelayFrame::End { relay, code, within_ms, revokes, reference: reference.as_bytes() }
+        }
         RelayMessage::Close { relay, from_opener, reason } => {
             let reason = match reason {
                 RelayEnd::Ended => RelayClose::Ended,
@@ -90,6 +93,10 @@ fn message(frame: &RelayFrame<'_>) -> RelayMessage {
             RelayMessage::Data { relay, from_opener, bytes: bytes.to_vec() }
         }
         RelayFrame::Credit { relay, from_opener, bytes } => RelayMessage::Credit { relay, from_opener, bytes },
+        RelayFrame::End { relay, code, within_ms, revokes, reference } => {
+            let reference = String::from_utf8_lossy(reference).into();
+            RelayMessage::End { relay, code, within_ms, revokes, reference }
+        }
         RelayFrame::Close { relay, from_opener, reason } => {
             let reason = match reason {
                 RelayClose::Ended => RelayEnd::Ended,

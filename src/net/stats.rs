@@ -240,6 +240,11 @@ impl ConnectionGuard {
         &self.metrics
     }
 
+    /// The endpoint whose limits count the connection.
+    pub(super) fn counts_for(&self) -> Option<EndpointId> {
+        self.counted.then_some(self.metrics.endpoint)
+    }
+
     pub(super) fn count_admitted(&self) {
         if self.counted {
             self.metrics.admitted.fetch_add(1, Ordering::Relaxed);

@@ -11,6 +11,7 @@ mod listeners;
 mod plane;
 mod proxy;
 mod relay;
+mod relay_drains;
 mod relay_ends;
 pub mod tls;
 mod transports;

@@ -8,16 +8,22 @@
 //! first credit, so until then it can look for another owner.
 
 mod admission;
+mod boundary;
+mod client;
+mod ends;
 mod openings;
+mod peers;
 mod pump;
 mod thread;
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
-use weir_broker::Durability;
+use weir_broker::{Durability, EndpointId, Millis};
 
+use super::drain::DrainRequest;
 use super::shard::HandOver;
 
 pub(super) use thread::{RelayHandle, RelayThread};
@@ -66,6 +72,9 @@ pub enum RelayMessage {
     Data { relay: u64, from_opener: bool, bytes: Vec<u8> },
     /// The sender has taken so many bytes.
     Credit { relay: u64, from_opener: bool, bytes: u32 },
+    /// The opener asks the owner to disconnect the client with a reason code, and a server reference if it is not empty. For so
+    /// long, what is in flight may be acknowledged. `revokes`: the client has lost its right to be connected.
+    End { relay: u64, code: u8, within_ms: u32, revokes: bool, reference: Arc<str> },
     /// Nothing more follows.
     Close { relay: u64, from_opener: bool, reason: RelayEnd },
 }
@@ -98,8 +107,21 @@ pub(super) enum RelayEvent {
         peer: u64,
         congested: bool,
     },
-    /// Clients of this node whose sessions are elsewhere are to connect to other nodes.
-    CloseClients,
+    /// A drain of an endpoint, whose clients are counted.
+    Drain {
+        request: DrainRequest,
+        reply: oneshot::Sender<u32>,
+    },
+    /// The sequence numbers and addresses of clients that count for the limits of an endpoint.
+    Sequences {
+        endpoint: EndpointId,
+        reply: oneshot::Sender<Vec<(u64, Option<IpAddr>)>>,
+    },
+    /// The server begins to shut down. `closed` is answered when no client is left, or after `grace`.
+    Shutdown {
+        grace: Millis,
+        closed: oneshot::Sender<()>,
+    },
     /// Sessions may have other owners.
     SlotsChanged,
     /// The server shuts down, and its shards have closed their connections. `stopped` is answered, or dropped, when peers were sent

@@ -73,16 +73,21 @@ impl Openings {
         self.waiting.extend(self.asked.extract_if(|key, _| key.peer == peer).map(|(_, opening)| opening));
     }
 
-    /// Those that have waited too long; with the key where an owner was asked.
-    pub(super) fn take_late(&mut self, now: Millis) -> Vec<(Option<RelayKey>, Opening)> {
-        let asked = self.asked.extract_if(|_, opening| opening.deadline <= now);
-        let mut late: Vec<_> = asked.map(|(key, opening)| (Some(key), opening)).collect();
-        late.extend(self.waiting.extract_if(.., |opening| opening.deadline <= now).map(|opening| (None, opening)));
-        self.bytes -= late.iter().map(|(_, opening)| opening.hand_over.bytes.len()).sum::<usize>();
-        late
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Opening> {
+        self.waiting.iter().chain(self.asked.values())
     }
 
-    pub(super) fn take_all(&mut self) -> Vec<(Option<RelayKey>, Opening)> {
-        self.take_late(Millis::MAX)
+    /// Those that have waited too long.
+    pub(super) fn take_late(&mut self, now: Millis) -> Vec<(Option<RelayKey>, Opening)> {
+        self.take_if(|opening| opening.deadline <= now)
+    }
+
+    /// Those that match; with the key where an owner was asked.
+    pub(super) fn take_if(&mut self, matches: impl Fn(&Opening) -> bool) -> Vec<(Option<RelayKey>, Opening)> {
+        let asked = self.asked.extract_if(|_, opening| matches(opening));
+        let mut taken: Vec<_> = asked.map(|(key, opening)| (Some(key), opening)).collect();
+        taken.extend(self.waiting.extract_if(.., |opening| matches(opening)).map(|opening| (None, opening)));
+        self.bytes -= taken.iter().map(|(_, opening)| opening.hand_over.bytes.len()).sum::<usize>();
+        taken
     }
 }

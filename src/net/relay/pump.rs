@@ -5,11 +5,13 @@ use std::io::ErrorKind;
 use mio::{Registry, Token};
 
 use super::WINDOW_BYTES;
+use super::client::RelayedClient;
+use crate::net::drain::DrainRequest;
 use crate::net::layers::{self, DriverOutput, LayerError, Layers, Outgoing, Wrote};
 use crate::net::stats::ConnectionGuard;
 use crate::net::stream::Stream;
 use crate::net::websocket::Incoming;
-use weir_broker::Millis;
+use weir_broker::{EndpointId, Millis};
 
 /// Bytes of one read, and reads in one turn.
 const READ_BYTES: usize = 16 << 10;
@@ -59,13 +61,22 @@ pub(super) struct Step {
     pub(super) ended: Option<bool>,
 }
 
+/// What the connection is to this node.
+pub(super) enum Role {
+    /// That of a client whose socket this node has.
+    Client(Box<RelayedClient>),
+    /// That of a client of another node: one of this node's shards serves it, as the connection with this sequence number.
+    Served { endpoint: EndpointId, sequence: u64 },
+    /// A client that gets its last bytes.
+    Refused { _guard: ConnectionGuard },
+}
+
 /// A connection with its socket.
 pub(super) struct Pump {
     pub(super) key: RelayKey,
     stream: Stream,
     layers: Option<Box<Layers>>,
-    /// Counts the connection where its client's socket is.
-    _guard: Option<ConnectionGuard>,
+    role: Role,
     out: DriverOutput,
     /// Bytes that the peer still takes.
     credit: usize,
@@ -79,18 +90,12 @@ pub(super) struct Pump {
 }
 
 impl Pump {
-    pub(super) fn new(
-        key: RelayKey,
-        stream: Stream,
-        layers: Option<Box<Layers>>,
-        guard: Option<ConnectionGuard>,
-        credit: usize,
-    ) -> Self {
+    pub(super) fn new(key: RelayKey, stream: Stream, layers: Option<Box<Layers>>, role: Role, credit: usize) -> Self {
         Self {
             key,
             stream,
             layers,
-            _guard: guard,
+            role,
             out: DriverOutput::default(),
             credit,
             taken: 0,
@@ -112,16 +117,67 @@ impl Pump {
 
     /// Bytes of the peer for the socket. `false`: it sent more than it may.
     pub(super) fn push(&mut self, bytes: &[u8]) -> bool {
+        if let Some(client) = self.client_mut() {
+            client.receive(bytes);
+        }
         self.out.push(bytes);
         self.out.waiting() <= WINDOW_BYTES + SLACK_BYTES
     }
 
-    /// The peer has ended the connection: `bytes` are the last.
-    pub(super) fn finish(&mut self, bytes: &[u8], now: Millis) {
-        self.out.push(bytes);
+    pub(super) fn client(&self) -> Option<&RelayedClient> {
+        match &self.role {
+            Role::Client(client) => Some(client),
+            Role::Served { .. } | Role::Refused { .. } => None,
+        }
+    }
+
+    pub(super) fn client_mut(&mut self) -> Option<&mut RelayedClient> {
+        match &mut self.role {
+            Role::Client(client) => Some(client),
+            Role::Served { .. } | Role::Refused { .. } => None,
+        }
+    }
+
+    /// The endpoint and the sequence number of the shard's connection, where the socket is at another node.
+    pub(super) const fn served(&self) -> Option<(EndpointId, u64)> {
+        match self.role {
+            Role::Served { endpoint, sequence } => Some((endpoint, sequence)),
+            Role::Client(_) | Role::Refused { .. } => None,
+        }
+    }
+
+    /// Whether a drain disconnects its client; `None`: the shutdown.
+    pub(super) fn is_selected(&self, request: Option<&DrainRequest>) -> bool {
+        !self.is_closing() && self.client().is_some_and(|client| client.is_selected(request, self.layers.as_deref()))
+    }
+
+    /// The peer has ended the connection.
+    pub(super) fn finish(&mut self, now: Millis) {
+        let refusal = self.client().map(RelayedClient::refusal).unwrap_or_default();
+        self.finish_with(&refusal, now);
+    }
+
+    /// This node ends the connection, as the peer does not.
+    pub(super) fn finish_alone(&mut self, now: Millis) {
+        let last = self.client().map(RelayedClient::last_packet).unwrap_or_default();
+        self.finish_with(&last, now);
+    }
+
+    /// The connection ends: `bytes` are the last.
+    pub(super) fn finish_with(&mut self, bytes: &[u8], now: Millis) {
         if self.phase == Phase::Open {
+            self.out.push(bytes);
             self.phase = Phase::Flushing { deadline: now + CLOSING_MS };
         }
+    }
+
+    /// Whether the owner has not ended it in time.
+    pub(super) fn is_unanswered(&self, now: Millis) -> bool {
+        self.phase == Phase::Open && self.ending_until().is_some_and(|deadline| deadline <= now)
+    }
+
+    fn ending_until(&self) -> Option<Millis> {
+        self.client().and_then(RelayedClient::deadline)
     }
 
     /// Whether its time to close is over.
@@ -138,7 +194,7 @@ impl Pump {
 
     /// Whether [`Pump::is_late`] may become true.
     pub(super) fn has_deadline(&self) -> bool {
-        self.is_closing() || self.hung_up_until.is_some()
+        self.is_closing() || self.hung_up_until.is_some() || self.ending_until().is_some()
     }
 
     /// The other end of the socket has closed it: without credit, nothing is read that would tell. Returns whether this is news.

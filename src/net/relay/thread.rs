@@ -2,26 +2,22 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mio::{Events, Poll, Token, Waker};
-use socket2::Socket;
 
-use super::admission::{Admission, AdmissionError};
+use super::admission::Admission;
+use super::ends::Ends;
 use super::openings::{Opening, Openings};
-use super::pump::{Pump, RelayKey, Step};
+use super::pump::{Pump, RelayKey, Role, Step};
 use super::{Owner, RelayConfig, RelayEnd, RelayEvent, RelayMessage, WINDOW_BYTES};
 use crate::auth::AuthRefusal;
 use crate::log_value::log_value;
-use crate::net::in_process::internal_policy;
 use crate::net::mailbox::{CloseOnEnd, Mailbox};
 use crate::net::plane::PlaneRef;
 use crate::net::shard::{HandOver, refusal_packet};
 use crate::net::stats::CloseReason;
-use crate::net::stream::Stream;
 use crate::net::threads::Threads;
 use weir_broker::placement::needs_owner;
 use weir_broker::{EndpointPolicy, Millis, Slab};
@@ -31,10 +27,6 @@ const WAKER: Token = Token(usize::MAX);
 const EVENTS: usize = 1024;
 /// Interval of the check for deadlines, milliseconds.
 const SWEEP_MS: u64 = 50;
-/// How long it takes to close the connections of a node whose clients are to connect to others, milliseconds.
-const CLOSE_CLIENTS_MS: u64 = 10_000;
-/// Connections that this node serves for others at most: each has two descriptors, and at most a window of bytes.
-const SERVED_MAX: usize = 100_000;
 /// Turns in which the last bytes of a connection are read at the end: each is of a window.
 const STOP_TURNS: usize = 4;
 
@@ -55,30 +47,28 @@ impl RelayHandle {
         needs_owner(connect, client_id) && self.owner(policy, client_id).1 != Owner::Here
     }
 
-    fn owner(&self, policy: &EndpointPolicy, client_id: &str) -> (u16, Owner) {
+    pub(super) fn owner(&self, policy: &EndpointPolicy, client_id: &str) -> (u16, Owner) {
         self.config.lookup.owner(policy.limits.durability, &policy.namespace, client_id)
     }
 }
 
 /// The thread, before it runs and while it does.
 pub(in crate::net) struct RelayThread {
-    handle: RelayHandle,
+    pub(super) handle: RelayHandle,
     poll: Poll,
-    plane: Option<PlaneRef>,
-    pumps: Slab<u32, Pump>,
-    slots: HashMap<RelayKey, u32>,
-    openings: Openings,
+    pub(super) plane: Option<PlaneRef>,
+    pub(super) pumps: Slab<u32, Pump>,
+    pub(super) slots: HashMap<RelayKey, u32>,
+    pub(super) openings: Openings,
     /// Peers to which too much is on the way.
-    congested: HashSet<u64>,
-    served: usize,
-    /// Connections of clients that are to connect to other nodes, and how many of them are closed in one sweep.
-    leaving: Vec<Token>,
-    leaving_per_sweep: usize,
+    pub(super) congested: HashSet<u64>,
+    pub(super) served: usize,
+    pub(super) ends: Ends,
     last_relay: u64,
     /// Connections with something to do for which no event comes.
-    ready: Vec<Token>,
+    pub(super) ready: Vec<Token>,
     buffer: Vec<u8>,
-    now: Millis,
+    pub(super) now: Millis,
     /// When deadlines are looked at next; `Millis::MAX`: nothing has one.
     next_sweep: Millis,
     is_stopped: bool,
@@ -97,8 +87,7 @@ impl RelayThread {
             openings: Openings::default(),
             congested: HashSet::new(),
             served: 0,
-            leaving: Vec::new(),
-            leaving_per_sweep: 0,
+            ends: Ends::default(),
             last_relay: 0,
             ready: Vec::new(),
             buffer: vec![0; WINDOW_BYTES],
@@ -139,6 +128,7 @@ impl RelayThread {
         drop(plane);
         self.handle.mailbox.take_all(mail);
         mail.drain(..).for_each(|event| self.on_event(event));
+        self.carry_out_ends();
         let now = self.now;
         for event in events.iter().filter(|event| event.token() != WAKER) {
             if let Some(pump) = self.pump_mut(event.token()) {
@@ -164,16 +154,16 @@ impl RelayThread {
     }
 
     /// Something has a deadline.
-    fn sweep_soon(&mut self) {
+    pub(super) fn sweep_soon(&mut self) {
         self.next_sweep = self.next_sweep.min(self.now + SWEEP_MS);
     }
 
-    fn pump_mut(&mut self, token: Token) -> Option<&mut Pump> {
+    pub(super) fn pump_mut(&mut self, token: Token) -> Option<&mut Pump> {
         let bits = token.0 as u64;
         self.pumps.get_generation_mut(bits as u32, (bits >> 32) as u32)
     }
 
-    fn token(&self, slot: u32) -> Token {
+    pub(super) fn token(&self, slot: u32) -> Token {
         Token(((u64::from(self.pumps.generation(slot)) << 32) | u64::from(slot)) as usize)
     }
 
@@ -191,36 +181,16 @@ impl RelayThread {
                 let tokens: Vec<Token> = of_peer.map(|(_, slot)| self.token(*slot)).collect();
                 self.ready.extend(tokens);
             }
-            RelayEvent::CloseClients => self.begin_to_close(),
+            RelayEvent::Drain { request, reply } => self.begin_drain(&request, reply),
+            RelayEvent::Sequences { endpoint, reply } => {
+                let _ = reply.send(self.sequences(endpoint));
+            }
+            RelayEvent::Shutdown { grace, closed } => self.begin_shutdown(grace, closed),
             RelayEvent::SlotsChanged => self.look_again(),
             RelayEvent::Stop { stopped } => {
                 self.stop();
                 let _ = stopped.send(());
             }
-        }
-    }
-
-    /// Closes the connections that have their socket here, over [`CLOSE_CLIENTS_MS`].
-    fn begin_to_close(&mut self) {
-        let opened = self.slots.iter().filter(|(key, _)| key.is_opener).map(|(_, slot)| self.token(*slot));
-        self.leaving = opened.collect();
-        self.leaving_per_sweep = self.leaving.len().div_ceil((CLOSE_CLIENTS_MS / SWEEP_MS) as usize);
-        self.sweep_soon();
-        tracing::info!(clients = self.leaving.len(), "relayed clients are disconnected, to connect to other nodes");
-    }
-
-    /// The next ones, which have their turn in this sweep.
-    fn close_next(&mut self) {
-        let now = self.now;
-        let count = self.leaving_per_sweep.min(self.leaving.len());
-        for token in self.leaving.split_off(self.leaving.len() - count) {
-            let Some(pump) = self.pump_mut(token) else { continue };
-            pump.finish(&[], now);
-            let key = pump.key;
-            if self.slots.remove(&key).is_some() {
-                self.close(&key, RelayEnd::Ended);
-            }
-            self.ready.push(token);
         }
     }
 
@@ -231,13 +201,16 @@ impl RelayThread {
     }
 
     /// Looks again for an owner, soon.
-    fn wait(&mut self, opening: Opening) {
+    pub(super) fn wait(&mut self, opening: Opening) {
         self.openings.wait(opening);
         self.sweep_soon();
     }
 
     /// Brings a client to the node that has its session.
     fn open(&mut self, opening: Opening) {
+        if !self.ends.admits(&opening.hand_over) {
+            return self.refuse(*opening.hand_over, "the node disconnects its clients");
+        }
         if self.openings.is_full() {
             return self.refuse(*opening.hand_over, "too many clients wait for their sessions");
         }
@@ -266,25 +239,33 @@ impl RelayThread {
         }
     }
 
-    fn send(&self, peer: u64, message: RelayMessage) {
+    pub(super) fn send(&self, peer: u64, message: RelayMessage) {
         self.handle.config.port.send(peer, message);
     }
 
     /// Answers CONNECT with 0x88 (3.x: 3).
-    fn refuse(&mut self, hand_over: HandOver, why: &str) {
+    pub(super) fn refuse(&mut self, hand_over: HandOver, why: &str) {
         let HandOver { stream, layers, guard, version, client_id, policy, .. } = hand_over;
         guard.metrics().count_refused(CloseReason::NodeOut);
         let (endpoint, client_id) = (&*policy.name, log_value(&client_id));
         tracing::info!(endpoint, client_id = &*client_id, why, "session not reached: client refused with 0x88");
         let key = RelayKey { peer: 0, relay: 0, is_opener: true };
         self.sweep_soon();
-        let mut pump = Pump::new(key, stream, layers, Some(guard), 0);
-        pump.finish(&refusal_packet(version, AuthRefusal::Unavailable), self.now);
+        let mut pump = Pump::new(key, stream, layers, Role::Refused { _guard: guard }, 0);
+        pump.finish_with(&refusal_packet(version, AuthRefusal::Unavailable), self.now);
         self.insert(pump, false);
     }
 
+    /// Refuses a client that waits; with the key where an owner was asked.
+    pub(super) fn abandon(&mut self, key: Option<RelayKey>, opening: Opening, why: &str) {
+        if let Some(key) = key {
+            self.close(&key, RelayEnd::Ended);
+        }
+        self.refuse(*opening.hand_over, why);
+    }
+
     /// Begins to copy. `is_known`: messages of the peer find it by its key.
-    fn insert(&mut self, pump: Pump, is_known: bool) {
+    pub(super) fn insert(&mut self, pump: Pump, is_known: bool) {
         let key = pump.key;
         let (slot, _) = self.pumps.insert(pump);
         let token = self.token(slot);
@@ -301,7 +282,7 @@ impl RelayThread {
         self.ready.push(token);
     }
 
-    fn remove(&mut self, token: Token, tell_peer: bool) {
+    pub(super) fn remove(&mut self, token: Token, tell_peer: bool) {
         let slot = token.0 as u64 as u32;
         let Some(pump) = self.pumps.remove(slot) else { return };
         let key = pump.key;
@@ -314,7 +295,7 @@ impl RelayThread {
         }
     }
 
-    fn close(&self, key: &RelayKey, reason: RelayEnd) {
+    pub(super) fn close(&self, key: &RelayKey, reason: RelayEnd) {
         self.send(key.peer, RelayMessage::Close { relay: key.relay, from_opener: key.is_opener, reason });
     }
 
@@ -347,132 +328,14 @@ impl RelayThread {
         }
     }
 
-    fn on_message(&mut self, peer: u64, message: RelayMessage) {
-        let key = |relay, from_opener: bool| RelayKey { peer, relay, is_opener: !from_opener };
-        match message {
-            RelayMessage::Open { relay, slot, admission } => {
-                let key = key(relay, true);
-                if let Err(reason) = self.serve(key, slot, &admission) {
-                    self.close(&key, reason);
-                }
-            }
-            RelayMessage::Data { relay, from_opener, bytes } => {
-                let key = key(relay, from_opener);
-                let Some(token) = self.known(&key) else { return };
-                if self.pump_mut(token).is_some_and(|pump| !pump.push(&bytes)) {
-                    tracing::error!(peer = format!("{peer:016x}"), "relayed connection closed: the peer sent too much");
-                    return self.remove(token, true);
-                }
-                self.ready.push(token);
-            }
-            RelayMessage::Credit { relay, from_opener, bytes } => {
-                let key = key(relay, from_opener);
-                if let Some(opening) = self.openings.answered(&key) {
-                    let HandOver { stream, layers, guard, .. } = *opening.hand_over;
-                    guard.count_admitted();
-                    self.insert(Pump::new(key, stream, layers, Some(guard), 0), true);
-                }
-                let Some(token) = self.known(&key) else { return };
-                if let Some(pump) = self.pump_mut(token) {
-                    pump.add_credit(bytes);
-                }
-                self.ready.push(token);
-            }
-            RelayMessage::Close { relay, from_opener, reason } => self.on_close(&key(relay, from_opener), reason),
-        }
-    }
-
-    fn known(&self, key: &RelayKey) -> Option<Token> {
-        self.slots.get(key).map(|slot| self.token(*slot))
-    }
-
-    fn on_close(&mut self, key: &RelayKey, reason: RelayEnd) {
-        if let Some(opening) = self.openings.answered(key) {
-            return match reason {
-                RelayEnd::NotOwner => self.wait(opening),
-                RelayEnd::Full => self.refuse(*opening.hand_over, "its node has too many relayed connections"),
-                RelayEnd::Refused | RelayEnd::Ended => self.refuse(*opening.hand_over, "its node cannot serve it"),
-            };
-        }
-        self.sweep_soon();
-        let now = self.now;
-        let Some(token) = self.known(key) else { return };
-        if let Some(pump) = self.pump_mut(token) {
-            pump.finish(&[], now);
-        }
-        self.ready.push(token);
-    }
-
-    /// Serves a client of a peer.
-    fn serve(&mut self, key: RelayKey, slot: u16, admission: &[u8]) -> Result<(), RelayEnd> {
-        if self.served >= SERVED_MAX || self.slots.contains_key(&key) {
-            return Err(RelayEnd::Full);
-        }
-        let refused = |error: AdmissionError| {
-            tracing::error!(%error, "relayed client refused: its admission cannot be used");
-            RelayEnd::Refused
-        };
-        let admission = Admission::decode(admission).map_err(refused)?;
-        let plane = self.plane.as_ref().and_then(PlaneRef::get).ok_or(RelayEnd::Refused)?;
-        let Some(policy) = plane.policy_named(&admission.endpoint) else {
-            let endpoint = &*log_value(&admission.endpoint);
-            tracing::warn!(endpoint, "relayed client refused: this node has no such endpoint");
-            return Err(RelayEnd::Refused);
-        };
-        if self.handle.owner(&policy.endpoint, &admission.client_id) != (slot, Owner::Here) {
-            return Err(RelayEnd::NotOwner);
-        }
-        let authenticator = admission.authenticator(Arc::clone(&policy.authenticate), self.now).map_err(refused)?;
-        let sent = admission.sent().map_err(refused)?;
-        let certificates = admission.certificates().map_err(refused)?;
-        let (ours, theirs) = pair().map_err(|error| {
-            tracing::error!(%error, "relayed client refused: no socket pair");
-            RelayEnd::Full
-        })?;
-        let internal = internal_policy(Arc::clone(&policy.endpoint), Arc::new(authenticator));
-        plane.open_relayed(theirs, internal, &admission.client_id, (admission.peer, certificates));
-        let mut pump = Pump::new(key, ours, None, None, WINDOW_BYTES);
-        pump.push(&sent);
-        self.served += 1;
-        self.insert(pump, true);
-        // The opener may send when these bytes are taken, too.
-        let credit = WINDOW_BYTES.saturating_sub(sent.len());
-        let bytes = u32::try_from(credit).unwrap_or(u32::MAX);
-        self.send(key.peer, RelayMessage::Credit { relay: key.relay, from_opener: false, bytes });
-        Ok(())
-    }
-
-    fn on_peer_lost(&mut self, peer: u64) {
-        self.congested.remove(&peer);
-        self.openings.peer_lost(peer);
-        self.sweep_soon();
-        let lost: Vec<(RelayKey, u32)> = self.slots.extract_if(|key, _| key.peer == peer).collect();
-        for (key, slot) in lost {
-            let token = self.token(slot);
-            let now = self.now;
-            if key.is_opener {
-                if let Some(pump) = self.pump_mut(token) {
-                    pump.finish(&[], now);
-                }
-                self.ready.push(token);
-            } else {
-                self.served -= 1;
-                self.pumps.remove(slot);
-            }
-        }
-    }
-
     fn sweep(&mut self) {
         if !self.openings.is_empty() {
             self.look_again();
             for (key, opening) in self.openings.take_late(self.now) {
-                if let Some(key) = key {
-                    self.close(&key, RelayEnd::Ended);
-                }
-                self.refuse(*opening.hand_over, "no node has it now");
+                self.abandon(key, opening, "no node has it now");
             }
         }
-        self.close_next();
+        self.sweep_ends();
         let (now, mut has_deadlines) = (self.now, false);
         let mut late = Vec::new();
         for (slot, pump) in self.pumps.iter().filter(|(_, pump)| pump.has_deadline()) {
@@ -482,7 +345,7 @@ impl RelayThread {
             }
         }
         late.into_iter().for_each(|(slot, tell_peer)| self.remove(self.token(slot), tell_peer));
-        let is_timed = has_deadlines || !self.openings.is_empty() || !self.leaving.is_empty();
+        let is_timed = has_deadlines || !self.openings.is_empty() || self.ends.is_timed();
         self.next_sweep = if is_timed { now + SWEEP_MS } else { Millis::MAX };
     }
 
@@ -498,7 +361,7 @@ impl RelayThread {
                 self.run_pump(token);
             }
         }
-        for (key, _) in self.openings.take_all() {
+        for (key, _) in self.openings.take_if(|_| true) {
             if let Some(key) = key {
                 self.close(&key, RelayEnd::Ended);
             }
@@ -508,12 +371,4 @@ impl RelayThread {
         }
         self.is_stopped = true;
     }
-}
-
-/// A connected socket pair: the relay's end, and the shard's.
-fn pair() -> io::Result<(Stream, Socket)> {
-    let (ours, theirs) = UnixStream::pair()?;
-    ours.set_nonblocking(true)?;
-    theirs.set_nonblocking(true)?;
-    Ok((Stream::new(OwnedFd::from(ours).into(), true), OwnedFd::from(theirs).into()))
 }

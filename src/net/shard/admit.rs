@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::auth_work::{AuthClient, AuthWork, queue_auth_job, spawn_auth_task};
-use super::drain::DrainDecision;
 use super::handshake::{Handshake, Progress, Stage, refusal_bytes};
 use super::reauthenticate::EnhancedAuth;
 use super::table::{Connection, ConnectionKey, ConnectionState};
 use super::{Shard, ShardEvent};
 use crate::auth::{AuthRefusal, Busy, Credentials, Decision};
 use crate::log_value::log_value;
-use crate::net::drain::ConnectionFacts;
+use crate::net::drain::{ConnectionFacts, DrainDecision};
 use crate::net::layers::Layers;
 use crate::net::relay::RelayEvent;
 use crate::net::stats::{CloseReason, ConnectionGuard};
@@ -35,7 +34,7 @@ pub(in crate::net) struct HandOver {
     pub(in crate::net) layers: Option<Box<Layers>>,
     pub(in crate::net) guard: ConnectionGuard,
     pub(in crate::net) peer: Option<SocketAddr>,
-    sequence: u64,
+    pub(in crate::net) sequence: u64,
     unread: bool,
     hung_up: bool,
     watches_writable: bool,
@@ -473,7 +472,7 @@ impl Shard {
             generation: policy.generation,
             certificates: connection.layers.as_ref().map(|layers| layers.peer_certificates()).unwrap_or_default(),
         };
-        self.drain_decision(policy.id, connection.sequence, &facts)
+        self.past_drains.decision(policy.id, connection.sequence, &facts)
     }
 }
 

@@ -1,6 +1,5 @@
 //! Requests of the control plane to a shard.
 
-use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::Shard;
 use super::table::{Connection, ConnectionState};
-use crate::net::drain::DrainPlan;
+use crate::net::drain::DrainRequest;
 use crate::net::find::ClientRow;
 use crate::net::find::{ClientFilter, FoundClient, RetainedFilter};
 use crate::net::policy::ListenerPolicy;
@@ -28,15 +27,11 @@ pub(in crate::net) enum Control {
         reply: oneshot::Sender<()>,
     },
     Drain {
-        endpoint: EndpointId,
-        /// Only these connections, by sequence number; `None`: those that the plan selects.
-        chosen: Option<Arc<HashSet<u64>>>,
-        /// The last sequence number that the drain applies to.
-        until_sequence: u64,
-        plan: Arc<DrainPlan>,
+        request: DrainRequest,
         reply: oneshot::Sender<u32>,
     },
-    /// The sequence numbers of an endpoint's connections, and their addresses.
+    /// The sequence numbers of an endpoint's connections, and their addresses. Those of clients of other nodes are not among
+    /// them.
     Sequences {
         endpoint: EndpointId,
         reply: oneshot::Sender<Vec<(u64, Option<IpAddr>)>>,
@@ -125,12 +120,10 @@ impl Shard {
                 self.core.set_policy(endpoint, self.now);
                 let _ = reply.send(());
             }
-            Control::Drain { endpoint, chosen, until_sequence, plan, reply } => {
-                self.begin_drain(endpoint, chosen.as_deref(), until_sequence, plan, reply);
-            }
+            Control::Drain { request, reply } => self.begin_drain(request, reply),
             Control::Sequences { endpoint, reply } => {
                 let of_endpoint = self.table.iter().filter(|(_, connection)| {
-                    connection.guard.metrics().endpoint() == endpoint
+                    connection.guard.counts_for() == Some(endpoint)
                         && !matches!(connection.state, ConnectionState::Lingering)
                 });
                 let row = |c: &Connection| (c.sequence, c.peer.map(|peer| peer.ip()));
@@ -185,7 +178,7 @@ impl Shard {
             Control::UnregisterPolicy { endpoint } => {
                 self.core.unregister_policy(endpoint);
                 self.policies.remove(&endpoint);
-                self.past_drains.retain(|past| past.endpoint != endpoint);
+                self.past_drains.forget(endpoint);
                 self.published.remove(&endpoint);
             }
             Control::Shutdown { grace, reply } => self.begin_shutdown(grace, reply),

@@ -1,14 +1,13 @@
 //! Draining connections: at a rate for an endpoint, or all at shutdown.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use super::Shard;
 use super::table::{Connection, ConnectionKey, ConnectionState};
-use crate::net::drain::{ConnectionFacts, DrainPlan, DrainWhich};
+use crate::net::drain::{ConnectionFacts, DrainRequest};
 use crate::net::stats::CloseReason;
 use weir_broker::{ConnId, EndpointId, Millis};
 use weir_mqtt::ReasonCode;
@@ -16,31 +15,9 @@ use weir_mqtt::ReasonCode;
 /// A drain in progress.
 pub(super) struct ActiveDrain {
     targets: VecDeque<ConnId>,
-    plan: Arc<DrainPlan>,
-    /// This shard's share of the rate, connections per millisecond; `None`: all at once.
-    per_ms: Option<f64>,
-    /// Connections that may be disconnected now.
-    credit: f64,
-    updated: Millis,
+    request: DrainRequest,
     disconnected: u32,
     reply: oneshot::Sender<u32>,
-}
-
-/// A drain that has begun, kept for connections that were accepted before it and are not admitted yet.
-pub(super) struct PastDrain {
-    pub(super) endpoint: EndpointId,
-    until_sequence: u64,
-    plan: Arc<DrainPlan>,
-    /// When every connection accepted before it is admitted or closed.
-    until: Millis,
-}
-
-/// The effect of earlier drains on a connection that is about to be admitted.
-pub(super) enum DrainDecision {
-    Admit,
-    /// It is admitted, and gets DISCONNECT at once.
-    AdmitThenDisconnect(Arc<DrainPlan>),
-    Refuse,
 }
 
 /// The shard's shutdown.
@@ -49,50 +26,18 @@ pub(super) struct Shutdown {
     reply: oneshot::Sender<()>,
 }
 
-impl ActiveDrain {
-    /// When the next connection may be disconnected.
-    fn next_due(&self) -> Millis {
-        match self.per_ms {
-            Some(per_ms) if self.credit < 1.0 => {
-                self.updated + (((1.0 - self.credit) / per_ms).ceil() as Millis).max(1)
-            }
-            _ => self.updated,
-        }
-    }
-}
-
 impl Shard {
-    pub(super) fn begin_drain(
-        &mut self,
-        endpoint: EndpointId,
-        chosen: Option<&HashSet<u64>>,
-        until_sequence: u64,
-        plan: Arc<DrainPlan>,
-        reply: oneshot::Sender<u32>,
-    ) {
-        if let Some(chosen) = chosen {
-            self.refuse_pending(endpoint, chosen);
-        } else {
-            let until = self.now + Millis::from(plan.handshake_ms);
-            self.past_drains.retain(|past| past.until > self.now);
-            self.past_drains.push(PastDrain { endpoint, until_sequence, plan: Arc::clone(&plan), until });
+    pub(super) fn begin_drain(&mut self, request: DrainRequest, reply: oneshot::Sender<u32>) {
+        if let Some(chosen) = &request.chosen {
+            self.refuse_pending(request.endpoint, chosen);
         }
-        let mut targets: VecDeque<ConnId> = self.core.connections(endpoint).into();
+        self.past_drains.add(&request, self.now);
+        let mut targets: VecDeque<ConnId> = self.core.connections(request.endpoint).into();
         targets.retain(|&id| {
             let Some(connection) = self.table.key_of(id).and_then(|key| self.table.get(key)) else { return false };
-            let sequence = connection.sequence;
-            chosen.map_or(sequence <= until_sequence, |chosen| chosen.contains(&sequence))
-                && match &plan.which {
-                    DrainWhich::All | DrainWhich::Newest(_) | DrainWhich::NewestOfAddress(_) => true,
-                    DrainWhich::Before(generation) => connection.generation < *generation,
-                    DrainWhich::Matching(predicate) => {
-                        self.facts(id, connection).is_some_and(|facts| predicate(&facts))
-                    }
-                }
+            request.selects(connection.sequence, connection.generation, || self.facts(id, connection))
         });
-        let shards = self.peers.len() as f64;
-        let per_ms = plan.per_s.map(|per_s| f64::from(per_s.max(1)) / shards / 1000.0);
-        self.drains.push(ActiveDrain { targets, plan, per_ms, credit: 1.0, updated: self.now, disconnected: 0, reply });
+        self.drains.push(ActiveDrain { targets, request, disconnected: 0, reply });
     }
 
     /// Refuses pending connections that a drain has chosen.
@@ -108,27 +53,6 @@ impl Shard {
         }
     }
 
-    /// Applies the drains that began after a connection was accepted, at its admission.
-    pub(super) fn drain_decision(
-        &self,
-        endpoint: EndpointId,
-        sequence: u64,
-        facts: &ConnectionFacts<'_>,
-    ) -> DrainDecision {
-        let mut decision = DrainDecision::Admit;
-        for past in self.past_drains.iter().filter(|p| p.endpoint == endpoint && sequence <= p.until_sequence) {
-            match &past.plan.which {
-                DrainWhich::Matching(predicate) if predicate(facts) => return DrainDecision::Refuse,
-                DrainWhich::Before(generation) if facts.generation >= *generation => {}
-                DrainWhich::All | DrainWhich::Before(_) => {
-                    decision = DrainDecision::AdmitThenDisconnect(Arc::clone(&past.plan))
-                }
-                DrainWhich::Matching(_) | DrainWhich::Newest(_) | DrainWhich::NewestOfAddress(_) => {}
-            }
-        }
-        decision
-    }
-
     fn facts<'a>(&'a self, id: ConnId, connection: &'a Connection) -> Option<ConnectionFacts<'a>> {
         let client = self.core.client(id)?;
         Some(ConnectionFacts {
@@ -142,7 +66,7 @@ impl Shard {
     }
 
     pub(super) fn next_drain(&self) -> Millis {
-        self.drains.iter().map(ActiveDrain::next_due).min().unwrap_or(Millis::MAX)
+        self.drains.iter().map(|drain| drain.request.rate.next_due()).min().unwrap_or(Millis::MAX)
     }
 
     /// Disconnects as many clients as the rates allow.
@@ -152,24 +76,19 @@ impl Shard {
         }
         let (core, now) = (&mut self.core, self.now);
         for drain in &mut self.drains {
-            if let Some(per_ms) = drain.per_ms {
-                drain.credit += now.saturating_sub(drain.updated) as f64 * per_ms;
-            }
-            drain.updated = now;
-            while drain.per_ms.is_none() || drain.credit >= 1.0 {
+            let (plan, rate) = (&drain.request.plan, &drain.request.rate);
+            let until = now + Millis::from(plan.in_flight_ms);
+            let mut may_disconnect = false;
+            while !drain.targets.is_empty() && (may_disconnect || rate.take(now)) {
                 let Some(id) = drain.targets.pop_front() else { break };
-                let (code, reference) = (drain.plan.reason_code, drain.plan.server_reference.clone());
-                let until = now + Millis::from(drain.plan.in_flight_ms);
-                let disconnected = if drain.plan.revokes {
-                    core.revoke(id, code, now)
+                let disconnected = if plan.revokes {
+                    core.revoke(id, plan.reason_code, now)
                 } else {
-                    core.begin_drain(id, code, reference, until, now)
+                    core.begin_drain(id, plan.reason_code, plan.server_reference.clone(), until, now)
                 };
-                // The client may have disconnected already.
-                if disconnected {
-                    drain.disconnected += 1;
-                    drain.credit -= 1.0;
-                }
+                // The client may have disconnected already: then the next one has its turn.
+                may_disconnect = !disconnected;
+                drain.disconnected += u32::from(disconnected);
             }
         }
         for drain in self.drains.extract_if(.., |drain| drain.targets.is_empty()) {

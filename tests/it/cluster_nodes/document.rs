@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use super::nodes::{Node, Nodes, connect_code};
@@ -101,9 +102,15 @@ fn an_evacuated_node_sends_its_clients_elsewhere_and_serves_again_when_its_name_
 }
 
 /// A client that continues its session, and whether it was present.
-fn enter(node: &Node, id: &str) -> (Client, bool) {
-    let mut client = Client::open(node.address, Version::V3_1_1);
-    client.send(&Packet::Connect(Connect { clean: false, ..clean_connect(Version::V3_1_1, id, Vec::new()) }));
+fn enter(node: &Node, version: Version, id: &str) -> (Client, bool) {
+    let mut client = Client::open(node.address, version);
+    let properties = match version {
+        Version::V5 => {
+            vec![(PropertyRow::by_name("session_expiry_interval").unwrap().id, PropertyValue::Number(600))]
+        }
+        _ => Vec::new(),
+    };
+    client.send(&Packet::Connect(Connect { clean: false, ..clean_connect(version, id, properties) }));
     match client.receive() {
         Some(Packet::ConnAck { code: 0, session_present, .. }) => (client, session_present),
         other => panic!("not admitted: {other:?}"),
@@ -123,17 +130,49 @@ fn clients_of_an_evacuated_node_find_their_sessions_at_other_nodes_whichever_nod
     let per_class = || n2.weir.get("/api/cluster/members")["cluster"]["slotsPerClass"].clone();
     n2.weir.until("the cluster is founded with the declared number of slots", || per_class() == 8);
     // Of both nodes' slots.
-    let ids: Vec<String> = (0..12).map(|client| format!("session-{client}")).collect();
-    let clients: Vec<Client> = ids.iter().map(|id| enter(&n1, id).0).collect();
+    let sessions = sessions_of_12();
+    let clients: Vec<Client> = sessions.iter().map(|(version, id)| enter(&n1, *version, id).0).collect();
     declare(&[&n1, &n2], "{slots: 8, evacuate: [n1]}");
-    for mut client in clients {
-        assert_eq!(client.receive(), None);
+    for (mut client, (version, id)) in clients.into_iter().zip(&sessions) {
+        if *version == Version::V5 {
+            let packet = client.receive();
+            assert!(matches!(packet, Some(Packet::Disconnect { code: 0x9C, .. })), "{id}: {packet:?}");
+        }
+        assert_eq!(client.receive(), None, "{id}");
     }
     until_peer_is(&n2, "n1", "evacuating");
-    for id in &ids {
-        let (_, present) = enter(&n2, id);
+    for (version, id) in &sessions {
+        let (_, present) = enter(&n2, *version, id);
         assert!(present, "{id}");
     }
+}
+
+/// Clients of both versions.
+fn sessions_of_12() -> Vec<(Version, String)> {
+    let version = |client| if client % 2 == 0 { Version::V3_1_1 } else { Version::V5 };
+    (0..12).map(|client| (version(client), format!("session-{client}"))).collect()
+}
+
+#[test]
+fn clients_of_a_node_that_gets_sigterm_are_told_so_whichever_node_owns_their_sessions() {
+    if !nats::is_there() {
+        return;
+    }
+    let cluster = Nodes::start(2);
+    let sessions = sessions_of_12();
+    let enter = |(version, id): &(Version, String)| enter(&cluster.nodes[0], *version, id).0;
+    let clients: Vec<Client> = sessions.iter().map(enter).collect();
+    cluster.nodes[0].weir.signal(Signal::TERM);
+    let mut codes = Vec::new();
+    for (mut client, (version, id)) in clients.into_iter().zip(&sessions) {
+        if *version == Version::V5 {
+            let Some(Packet::Disconnect { code, .. }) = client.receive() else { panic!("{id}: no DISCONNECT") };
+            codes.push(code);
+        }
+        assert_eq!(client.receive(), None, "{id}");
+    }
+    // The sessions of the node itself move before it stops.
+    assert!(codes.contains(&0x8B) && codes.iter().all(|code| matches!(code, 0x8B | 0x9C)), "{codes:x?}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Relayed connections between two data planes, which a test joins in memory.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -19,15 +20,20 @@ use crate::wire::{Connect, Packet, Version, Will};
 /// The slot of all sessions.
 pub const SLOT: u16 = 3;
 pub const SOCKET_NODE: u64 = 1;
-const SESSION_NODE: u64 = 2;
+pub const SESSION_NODE: u64 = 2;
 
-/// One node's view of who has all sessions.
+/// One node's views of who has all sessions, one for each time that it looks, and the last one from then on.
 #[derive(Debug)]
-struct View(Mutex<Owner>);
+struct View(Mutex<VecDeque<Owner>>);
 
 impl SlotLookup for View {
     fn owner(&self, _: Durability, _: &str, _: &str) -> (u16, Owner) {
-        (SLOT, *self.0.lock().unwrap())
+        let mut owners = self.0.lock().unwrap();
+        let owner = owners[0];
+        if owners.len() > 1 {
+            owners.pop_front();
+        }
+        (SLOT, owner)
     }
 }
 
@@ -40,6 +46,14 @@ pub struct Wire {
     sent: Mutex<Vec<RelayMessage>>,
     rewrite: Mutex<Option<Rewrite>>,
     holds_credit: AtomicBool,
+    drops: Mutex<Vec<Dropped>>,
+}
+
+/// Messages that do not reach the other node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dropped {
+    Opens,
+    Ends,
 }
 
 impl Wire {
@@ -51,6 +65,11 @@ impl Wire {
     /// Changes admissions from now on.
     pub fn rewrite_admissions(&self, rewrite: Rewrite) {
         *self.rewrite.lock().unwrap() = Some(rewrite);
+    }
+
+    /// From now on.
+    pub fn drop_all(&self, dropped: Dropped) {
+        self.drops.lock().unwrap().push(dropped);
     }
 
     /// No credit reaches the other node any more.
@@ -76,6 +95,13 @@ impl RelayPort for Wire {
         if !matches!(message, RelayMessage::Data { .. } | RelayMessage::Credit { .. }) {
             self.sent.lock().unwrap().push(message.clone());
         }
+        let is_dropped = |dropped: &Dropped| match dropped {
+            Dropped::Opens => matches!(message, RelayMessage::Open { .. }),
+            Dropped::Ends => matches!(message, RelayMessage::End { .. }),
+        };
+        if self.drops.lock().unwrap().iter().any(is_dropped) {
+            return;
+        }
         if let Some(peer) = &*self.peer.lock().unwrap() {
             peer.relay_message(self.own, message);
         }
@@ -91,13 +117,14 @@ pub struct Node {
 
 impl Node {
     fn start(own: u64, owner: Owner, adjust: impl Fn(&mut ListenerPolicy)) -> Self {
-        let view = Arc::new(View(Mutex::new(owner)));
+        let view = Arc::new(View(Mutex::new(VecDeque::from([owner]))));
         let wire = Arc::new(Wire {
             own,
             peer: Mutex::default(),
             sent: Mutex::default(),
             rewrite: Mutex::default(),
             holds_credit: AtomicBool::new(false),
+            drops: Mutex::default(),
         });
         let relay = RelayConfig { lookup: Arc::clone(&view) as _, port: Arc::clone(&wire) as _ };
         let config = DataPlaneConfig { shards: 2, relay: Some(relay), ..DataPlaneConfig::default() };
@@ -108,8 +135,12 @@ impl Node {
         &self.everywhere.plane.plane
     }
 
-    fn set_owner(&self, owner: Owner) {
-        *self.view.0.lock().unwrap() = owner;
+    pub fn set_owner(&self, owner: Owner) {
+        self.set_owners(&[owner]);
+    }
+
+    pub fn set_owners(&self, owners: &[Owner]) {
+        *self.view.0.lock().unwrap() = owners.iter().copied().collect();
         self.plane().slots_changed();
     }
 }

@@ -16,9 +16,9 @@ use crate::wire::{Connect, Packet, PropertyValue, Version, Will};
 const METHOD: u8 = 0x15;
 const DATA: u8 = 0x16;
 /// The endpoint for plain TCP.
-const TCP: u32 = 1;
+pub const TCP: u32 = 1;
 
-fn disconnected_with(client: &mut Client) -> Option<u8> {
+pub fn disconnected_with(client: &mut Client) -> Option<u8> {
     match client.receive() {
         Some(Packet::Disconnect { code, .. }) => Some(code),
         other => panic!("DISCONNECT, not {other:?}"),
@@ -35,6 +35,16 @@ fn a_node_of_sessions_that_shuts_down_sends_relayed_clients_what_waits_and_0x8b(
     publish_all(&mut publisher, &[Message::new("last", payload, 0), Message::new("other", "done", 1)]);
     sessions.everywhere.plane.wait(sessions.plane().shutdown(Duration::from_secs(5))).unwrap();
     assert_eq!(number(&collect(&mut client, 1)[0]), 7);
+    assert_eq!(disconnected_with(&mut client), Some(0x8B));
+    assert_eq!(client.receive(), None);
+}
+
+#[test]
+fn a_node_with_sockets_that_shuts_down_has_relayed_clients_told_0x8b() {
+    let [sockets, _sessions] = two();
+    let (mut client, _) = enter(&sockets, "tls", continuing(Version::V5, "told"));
+    client.ping();
+    sockets.everywhere.plane.wait(sockets.plane().shutdown(Duration::from_secs(10))).unwrap();
     assert_eq!(disconnected_with(&mut client), Some(0x8B));
     assert_eq!(client.receive(), None);
 }
@@ -113,7 +123,7 @@ fn a_client_that_closes_while_its_node_has_no_credit_is_lost_soon() {
 }
 
 /// Admits clients that answer a question.
-struct Quiz;
+pub struct Quiz;
 
 struct Question;
 
@@ -148,20 +158,25 @@ fn principal() -> Principal {
     }
 }
 
-fn auth(code: u8, data: &[u8]) -> Packet {
+pub fn auth(code: u8, data: &[u8]) -> Packet {
     let method = (METHOD, PropertyValue::String("QUIZ".to_owned()));
     Packet::Auth { code, properties: vec![method, (DATA, PropertyValue::Binary(data.to_vec()))] }
+}
+
+/// A client that was asked a question.
+pub fn asked(node: &Node, id: &str) -> Client {
+    let mut client = Client::over(node.everywhere.open("tcp"), Version::V5);
+    let properties = vec![(METHOD, PropertyValue::String("QUIZ".to_owned())), (DATA, PropertyValue::Binary(vec![]))];
+    client.send(&Packet::Connect(Connect { properties, ..continuing(Version::V5, id) }));
+    assert!(matches!(client.receive(), Some(Packet::Auth { code: 0x18, .. })));
+    client
 }
 
 /// [MQTT-4.12.1-1]
 #[test]
 fn a_relayed_client_authenticates_again_at_the_node_of_its_session() {
     let [sockets, _sessions] = two_with(|policy| policy.authenticate = Arc::new(Quiz));
-    let mut client = Client::over(sockets.everywhere.open("tcp"), Version::V5);
-    let connect = continuing(Version::V5, "again");
-    let properties = vec![(METHOD, PropertyValue::String("QUIZ".to_owned())), (DATA, PropertyValue::Binary(vec![]))];
-    client.send(&Packet::Connect(Connect { properties, ..connect }));
-    assert!(matches!(client.receive(), Some(Packet::Auth { code: 0x18, .. })));
+    let mut client = asked(&sockets, "again");
     client.send(&auth(0x18, b"right"));
     assert!(matches!(client.receive(), Some(Packet::ConnAck { code: 0, .. })));
     for (answer, accepted) in [(&b"right"[..], true), (b"wrong", false)] {

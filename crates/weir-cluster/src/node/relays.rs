@@ -54,6 +54,9 @@ fn with_bytes<'b>(frame: &RelayFrame<'_>, bytes: &'b [u8]) -> RelayFrame<'b> {
         RelayFrame::Open { relay, slot, .. } => RelayFrame::Open { relay, slot, admission: bytes },
         RelayFrame::Data { relay, from_opener, .. } => RelayFrame::Data { relay, from_opener, bytes },
         RelayFrame::Credit { relay, from_opener, bytes } => RelayFrame::Credit { relay, from_opener, bytes },
+        RelayFrame::End { relay, code, within_ms, revokes, .. } => {
+            RelayFrame::End { relay, code, within_ms, revokes, reference: bytes }
+        }
         RelayFrame::Close { relay, from_opener, reason } => RelayFrame::Close { relay, from_opener, reason },
     }
 }
@@ -62,6 +65,7 @@ const fn bytes_of<'a>(frame: &RelayFrame<'a>) -> &'a [u8] {
     match frame {
         RelayFrame::Open { admission, .. } => admission,
         RelayFrame::Data { bytes, .. } => bytes,
+        RelayFrame::End { reference, .. } => reference,
         RelayFrame::Credit { .. } | RelayFrame::Close { .. } => &[],
     }
 }

@@ -82,12 +82,12 @@ pub(crate) struct FrameHeader {
 impl FrameHeader {
     /// Whether this build knows the kind.
     pub(crate) const fn is_known(&self) -> bool {
-        matches!(self.kind, NAMESPACE..=CLIENT_CONNECTED | relay::OPEN..=relay::CLOSE | CLIENT_WILL..=moves::MOVE)
+        matches!(self.kind, NAMESPACE..=CLIENT_CONNECTED | relay::OPEN..=relay::CLOSE | CLIENT_WILL..=relay::END)
     }
 
     /// Whether it is a frame of a relayed connection, of which the gateway does not know.
     const fn is_relay(&self) -> bool {
-        matches!(self.kind, relay::OPEN..=relay::CLOSE)
+        matches!(self.kind, relay::OPEN..=relay::CLOSE | relay::END)
     }
 
     /// Whether it is one of those that the gateway knows.

@@ -84,6 +84,9 @@ fn a_frame_of_a_later_version_is_skipped_by_its_length_and_the_next_one_is_read(
     assert_eq!(decode_frame(&stream[skipped..], FRAME_MAX), Ok(Some((next, stream.len() - skipped))));
 }
 
+const END: RelayFrame<'_> =
+    RelayFrame::End { relay: 300, code: 0x9C, within_ms: 65_536, revokes: false, reference: b"n2" };
+
 #[test]
 fn frames_of_relayed_connections_of_version_1_are_read_and_written() {
     let kept = kept();
@@ -92,6 +95,8 @@ fn frames_of_relayed_connections_of_version_1_are_read_and_written() {
         ("relay_data", RelayFrame::Data { relay: 300, from_opener: true, bytes: b"\xc0\0" }),
         ("relay_credit", RelayFrame::Credit { relay: 300, from_opener: false, bytes: 65_536 }),
         ("relay_close", RelayFrame::Close { relay: 1, from_opener: true, reason: RelayClose::NotOwner }),
+        ("relay_end", END),
+        ("relay_end_revokes", RelayFrame::End { relay: 1, code: 0x98, within_ms: 0, revokes: true, reference: b"" }),
     ];
     for (name, frame) in frames {
         let (mut written, bytes) = (Vec::new(), &kept[name]);

@@ -6,8 +6,11 @@ pub(super) const OPEN: u64 = 10;
 pub(super) const DATA: u64 = 11;
 pub(super) const CREDIT: u64 = 12;
 pub(super) const CLOSE: u64 = 13;
+pub(super) const END: u64 = 18;
 
 const FROM_OPENER: u8 = 1;
+/// Of an end.
+const REVOKES: u8 = 2;
 
 /// A frame of a relayed connection. `relay` is the number that the node with the socket, the opener, gave it: unique among
 /// those that it opened to this peer. `from_opener` says which of the two nodes sent the frame, as both number their own.
@@ -39,6 +42,19 @@ pub enum RelayFrame<'a> {
         from_opener: bool,
         /// Bytes.
         bytes: u32,
+    },
+    /// The opener asks the owner to disconnect the client. An owner that does not know the frame skips it.
+    End {
+        /// The connection.
+        relay: u64,
+        /// Reason code of DISCONNECT.
+        code: u8,
+        /// How long what is in flight may be acknowledged, milliseconds.
+        within_ms: u32,
+        /// The client has lost its right to be connected: its will is not published.
+        revokes: bool,
+        /// Server reference, UTF-8; empty: none.
+        reference: &'a [u8],
     },
     /// The connection has ended. Nothing follows of it.
     Close {
@@ -92,6 +108,7 @@ impl RelayFrame<'_> {
             Self::Open { relay, .. }
             | Self::Data { relay, .. }
             | Self::Credit { relay, .. }
+            | Self::End { relay, .. }
             | Self::Close { relay, .. } => *relay,
         }
     }
@@ -102,6 +119,7 @@ impl RelayFrame<'_> {
             Self::Data { .. } => DATA,
             Self::Credit { .. } => CREDIT,
             Self::Close { .. } => CLOSE,
+            Self::End { .. } => END,
         }
     }
 
@@ -124,6 +142,13 @@ impl RelayFrame<'_> {
                 out.varint(relay);
                 out.varint(u64::from(bytes));
             }
+            Self::End { relay, code, within_ms, revokes, reference } => {
+                out.byte(FROM_OPENER | (u8::from(revokes) * REVOKES));
+                out.varint(relay);
+                out.byte(code);
+                out.varint(u64::from(within_ms));
+                out.bytes(reference);
+            }
             Self::Close { relay, from_opener, reason } => {
                 out.byte(flags(from_opener));
                 out.varint(relay);
@@ -140,12 +165,20 @@ pub(super) fn read_body<'a>(kind: u64, body: &mut Reader<'a>) -> Result<RelayFra
         let slot = u16::try_from(slot).map_err(|_| FieldProblem::TooLarge.of("slot"))?;
         return Ok(RelayFrame::Open { relay, slot, admission: body.bytes("admission")? });
     }
-    let from_opener = body.byte("flags")? & FROM_OPENER != 0;
+    let flags = body.byte("flags")?;
+    let from_opener = flags & FROM_OPENER != 0;
     let relay = body.varint("relay")?;
     Ok(match kind {
         DATA => RelayFrame::Data { relay, from_opener, bytes: body.bytes("bytes")? },
         CREDIT => RelayFrame::Credit { relay, from_opener, bytes: body.u32("bytes")? },
         CLOSE => RelayFrame::Close { relay, from_opener, reason: RelayClose::from_wire(body.byte("reason")?) },
+        END => RelayFrame::End {
+            relay,
+            code: body.byte("code")?,
+            within_ms: body.u32("within")?,
+            revokes: flags & REVOKES != 0,
+            reference: body.bytes("reference")?,
+        },
         other => return Err(FieldProblem::Undefined(other).of("kind")),
     })
 }

@@ -1,82 +1,33 @@
 //! The control plane's handle of the data plane: it hides the threads and their mailboxes.
 
+mod drain;
+mod start;
+
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use std::{io, thread};
+use std::time::{Duration, Instant};
 
 use rustls::pki_types::CertificateDer;
 use socket2::Socket;
 use tokio::sync::oneshot;
 
-use super::acceptor::{AcceptorConfig, Command};
-use super::auth_tasks::AuthTasks;
+pub use self::start::DataPlaneConfig;
+use super::acceptor::Command;
 use super::delivery_latency::{DeliverDurations, DeliveryLatency};
-use super::drain::{DrainPlan, DrainWhich, newest};
-use super::gateway_port::GatewayPort;
 use super::mailbox::Mailbox;
 use super::policy::ListenerPolicy;
-use super::relay::{RelayConfig, RelayEvent, RelayHandle, RelayMessage, RelayThread};
-use super::shard::{self, AcceptedConnection, Control, DurableStore, HandOver, ShardContext, ShardEvent};
+use super::relay::{RelayEvent, RelayHandle, RelayMessage};
+use super::shard::{AcceptedConnection, Control, HandOver, ShardEvent};
 use super::socket::{BoundSocket, ListenerStatus, SocketKey, SocketOptions, SocketPool};
 use super::stats::{AllEndpointMetrics, ConnectionGuard, EndpointStats, PendingGuard};
 use super::stream::Stream;
 use super::threads::{TaskThread, Threads};
-use super::tls_handshakes::TlsHandshakes;
-use super::workers::Workers;
 use crate::auth::AuthCounters;
 use crate::events::EventHub;
-use weir_broker::limits::SHARDS_MAX;
-use weir_broker::{
-    Batch, EndpointId, EndpointPolicy, MemoryAccount, Millis, OfflineSessions, RetainedTotals, ShardId, TotalRates,
-    home_shard,
-};
-
-/// The memory that everything together may take where nothing is configured.
-const DEFAULT_MEMORY_BYTES: usize = 4 << 30;
-
-/// Configuration of the data plane.
-#[derive(Debug, Clone)]
-pub struct DataPlaneConfig {
-    /// Number of shards (threads that serve connections), 1 to [`SHARDS_MAX`].
-    pub shards: u16,
-    /// Maximum of open connections of the node; `None`: as many as the file descriptor limit allows.
-    pub max_connections: Option<u32>,
-    /// Maximum of pending connections (accepted, not admitted yet) of the node. Above it, a pending connection of the
-    /// source that has the most is closed for each new one.
-    pub max_pending_connections: u32,
-    /// Memory in use by kind, and its limits.
-    pub memory: MemoryAccount,
-    /// Number of threads for blocking authentication (password hashes).
-    pub workers: u16,
-    /// Number of threads for TLS handshakes; `None`: one for each core.
-    pub tls_threads: Option<u16>,
-    /// Where batches for the gateway of a cluster go; `None`: the node is alone.
-    pub gateway: Option<Arc<dyn GatewayPort>>,
-    /// How sessions of other nodes of a cluster are reached; `None`: this node has every session.
-    pub relay: Option<RelayConfig>,
-    /// Raise the process's limit of file descriptors to what the system allows.
-    pub raise_descriptor_limit: bool,
-}
-
-impl Default for DataPlaneConfig {
-    fn default() -> Self {
-        let (max_pending_connections, memory) = (8192, MemoryAccount::new(DEFAULT_MEMORY_BYTES));
-        Self {
-            shards: 1,
-            max_connections: None,
-            max_pending_connections,
-            memory,
-            workers: 2,
-            tls_threads: None,
-            gateway: None,
-            relay: None,
-            raise_descriptor_limit: false,
-        }
-    }
-}
+use weir_broker::{Batch, EndpointId, EndpointPolicy, MemoryAccount, Millis, ShardId, home_shard};
 
 /// One change of the listeners. All changes of one [`DataPlane::install`] take effect together, between two accepts.
 pub enum ListenerChange {
@@ -160,98 +111,7 @@ impl Drop for Inner {
     }
 }
 
-/// File descriptors reserved for other uses: listening sockets, files, connections of the control plane.
-const OTHER_DESCRIPTORS: u64 = 512;
-
 impl DataPlane {
-    /// Starts the threads.
-    ///
-    /// The configuration has more than [`SHARDS_MAX`] shards, or the system refused a thread or a file descriptor.
-    pub fn start(config: &DataPlaneConfig) -> io::Result<DataPlane> {
-        Self::begin(config, None)
-    }
-
-    /// Starts the threads with a store: restores its state before this returns, and stores durable state there.
-    pub fn start_with(config: &DataPlaneConfig, durable_store: DurableStore) -> io::Result<DataPlane> {
-        Self::begin(config, Some(durable_store))
-    }
-
-    fn begin(config: &DataPlaneConfig, durable_store: Option<DurableStore>) -> io::Result<DataPlane> {
-        if config.shards > SHARDS_MAX {
-            let message = format!("{} shards are too many: configure at most {SHARDS_MAX}", config.shards);
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-        }
-        let epoch = Instant::now();
-        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let epoch_unix_ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
-        let pool = Arc::new(SocketPool::default());
-        let endpoint_metrics = Arc::new(AllEndpointMetrics::default());
-        let sequence = Arc::new(AtomicU64::new(0));
-        let (threads, auth_counters) = (Threads::default(), AuthCounters::default());
-        let workers = Workers::start(config.workers, &threads, auth_counters.dropped.clone())?;
-        let auth_tasks = AuthTasks::start(&threads)?;
-        let cores =
-            || thread::available_parallelism().map_or(1, |cores| u16::try_from(cores.get()).unwrap_or(u16::MAX));
-        let tls_handshakes = TlsHandshakes::start(config.tls_threads.unwrap_or_else(cores), &threads)?;
-        let delivery_latency = Arc::new(DeliveryLatency::default());
-        let events = Arc::<EventHub>::default();
-        let accepts_clients = Arc::new(AtomicBool::new(config.gateway.is_none()));
-        let relay = config.relay.clone().map(RelayThread::new).transpose()?;
-        let relay_handle = relay.as_ref().map(RelayThread::handle);
-        let shared = Arc::new(ShardContext {
-            epoch,
-            delivery_latency: Arc::clone(&delivery_latency),
-            endpoint_metrics: Arc::clone(&endpoint_metrics),
-            workers,
-            auth_tasks,
-            tls_handshakes,
-            pending: AtomicU32::new(0),
-            offline_sessions: OfflineSessions::default(),
-            total_rates: TotalRates::default(),
-            retained: RetainedTotals::default(),
-            events: Arc::clone(&events),
-            // A node of a cluster accepts clients when it knows what the others have subscribed to.
-            accepts_clients: Arc::clone(&accepts_clients),
-            relay: relay_handle.clone(),
-        });
-        let descriptors = descriptor_limit(config.raise_descriptor_limit);
-        let affordable = descriptors.saturating_sub(OTHER_DESCRIPTORS).max(descriptors / 2);
-        let max_connections =
-            config.max_connections.unwrap_or(u32::MAX).min(u32::try_from(affordable).unwrap_or(u32::MAX));
-        let acceptor = AcceptorConfig {
-            pool: Arc::clone(&pool),
-            endpoint_metrics: Arc::clone(&endpoint_metrics),
-            sequence: Arc::clone(&sequence),
-            max_connections,
-        };
-        let is_durable = durable_store.is_some();
-        let durable_store = durable_store.map(|durable_store| (durable_store, epoch_unix_ms));
-        let shards = shard::start(config, &shared, acceptor, durable_store, &threads)?;
-        let plane = Self {
-            inner: Arc::new(Inner {
-                pool,
-                endpoint_metrics,
-                delivery_latency,
-                memory: config.memory.clone(),
-                auth_counters,
-                shards,
-                policies: Mutex::default(),
-                is_durable,
-                threads,
-                events,
-                epoch,
-                sequence,
-                accepts_clients,
-                relay: relay_handle,
-            }),
-        };
-        if let Some(relay) = relay {
-            let (plane, threads) = (Arc::downgrade(&plane.inner), plane.inner.threads.clone());
-            relay.start(PlaneRef(plane), &threads)?;
-        }
-        Ok(plane)
-    }
-
     /// Brings an authenticated client to its home shard.
     pub(super) fn hand_over(&self, hand_over: HandOver) {
         if let Some(shard) = self.home_shard_of(&hand_over.policy.namespace, &hand_over.client_id) {
@@ -262,11 +122,6 @@ impl DataPlane {
     /// Gives the relay thread a message of a peer.
     pub fn relay_message(&self, peer: u64, message: RelayMessage) {
         self.inner.tell_relay(RelayEvent::Message { peer, message });
-    }
-
-    /// Closes, gradually, the connections of clients whose sessions are at other nodes, so that they connect to other nodes.
-    pub fn close_relayed_clients(&self) {
-        self.inner.tell_relay(RelayEvent::CloseClients);
     }
 
     /// Everything that was relayed to and from a peer is lost.
@@ -369,27 +224,6 @@ impl DataPlane {
         self.ask_all(|reply| Control::SetPolicy { policy: Arc::clone(&policy), reply }).await.map(|_| ())
     }
 
-    /// Disconnects connections of an endpoint as planned. Returns their number when DISCONNECT was sent to, or is
-    /// scheduled for, all of them. Dropping the future does not stop the drain.
-    pub async fn drain(&self, endpoint: EndpointId, plan: DrainPlan) -> Result<u32, PlaneError> {
-        let chosen = match plan.which {
-            DrainWhich::Newest(_) | DrainWhich::NewestOfAddress(_) => {
-                let accepted = self.ask_all(|reply| Control::Sequences { endpoint, reply }).await?.concat();
-                Some(Arc::new(newest(accepted, &plan.which)))
-            }
-            DrainWhich::All | DrainWhich::Before(_) | DrainWhich::Matching(_) => None,
-        };
-        let plan = Arc::new(plan);
-        let until_sequence = self.inner.sequence.load(Ordering::Acquire);
-        let drained = self
-            .ask_all(|reply| {
-                let (plan, chosen) = (Arc::clone(&plan), chosen.clone());
-                Control::Drain { endpoint, chosen, until_sequence, plan, reply }
-            })
-            .await?;
-        Ok(drained.into_iter().sum())
-    }
-
     /// Publishes a message of the broker itself at QoS 0. `topic` must be a valid topic name.
     pub fn publish(&self, namespace: &str, topic: &str, payload: Vec<u8>, retain: bool) {
         self.publish_internal(namespace, topic, payload, (retain, None));
@@ -423,9 +257,9 @@ impl DataPlane {
         policy: Arc<ListenerPolicy>,
         client_id: &str,
         from: (Option<SocketAddr>, Vec<CertificateDer<'static>>),
-    ) {
+    ) -> u64 {
         let guards = self.inner.endpoint_metrics.get_or_create(policy.endpoint.id).open_relayed();
-        self.open_pair(end, policy, client_id, guards, from);
+        self.open_pair(end, policy, client_id, guards, from)
     }
 
     fn open_pair(
@@ -435,14 +269,14 @@ impl DataPlane {
         client_id: &str,
         (guard, pending): (ConnectionGuard, PendingGuard),
         (peer, certificates): (Option<SocketAddr>, Vec<CertificateDer<'static>>),
-    ) {
+    ) -> u64 {
         let sequence = self.inner.sequence.fetch_add(1, Ordering::AcqRel) + 1;
         for shard in &self.inner.shards {
             shard.send(ShardEvent::Control(Control::RegisterPolicy { policy: Arc::clone(&policy.endpoint) }));
         }
         let Some(shard) = self.home_shard_of(&policy.endpoint.namespace, client_id) else {
             debug_assert!(false, "every client has a home shard");
-            return;
+            return sequence;
         };
         shard.send(ShardEvent::Accepted(Box::new(AcceptedConnection {
             stream: Stream::new(end, true),
@@ -457,6 +291,7 @@ impl DataPlane {
             internal: true,
             certificates,
         })));
+        sequence
     }
 
     /// The newest policy of an endpoint that listens.
@@ -486,20 +321,6 @@ impl DataPlane {
         let shards = &self.inner.shards;
         let home = home_shard(namespace, client_id, u16::try_from(shards.len()).unwrap_or(u16::MAX));
         shards.get(usize::from(home.0)).map(|shard| &**shard)
-    }
-
-    /// Stops accepting, sends DISCONNECT 0x8B (server shutting down; 5.0) to each client when it has nothing in flight,
-    /// or after half of `grace`, and stops the threads when all connections are closed or `grace` is over.
-    pub async fn shutdown(&self, grace: Duration) -> Result<(), PlaneError> {
-        let (reply, receiver) = oneshot::channel();
-        self.inner.send_to_acceptor(Command::Stop { reply });
-        receiver.await.map_err(|_| PlaneError::Stopped)?;
-        let closed = self.ask_all(|reply| Control::Shutdown { grace, reply }).await.map(|_| ());
-        let (stopped, receiver) = oneshot::channel();
-        self.inner.tell_relay(RelayEvent::Stop { stopped });
-        // Without relayed connections there is no thread that answers.
-        let _ = receiver.await;
-        closed
     }
 
     /// Every endpoint's counters, by id.
@@ -564,21 +385,5 @@ impl DataPlane {
             replies.push(receiver.await.map_err(|_| PlaneError::Stopped)?);
         }
         Ok(replies)
-    }
-}
-
-/// The limit of file descriptors; `raise` sets the soft limit to the hard limit first.
-fn descriptor_limit(raise: bool) -> u64 {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if !raise {
-        return current.unwrap_or(u64::MAX);
-    }
-    match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
-        Ok(()) => maximum.unwrap_or(u64::MAX),
-        Err(error) => {
-            tracing::warn!(%error, ?current, "file descriptor limit not raised");
-            current.unwrap_or(u64::MAX)
-        }
     }
 }
