@@ -26,6 +26,8 @@ const PUBLISH_EVERY_MS: Millis = 500;
 const EVENTS_PER_TURN: usize = 512;
 /// Bytes of an envelope at most. Smaller ones than the server allows share its connection better.
 const ENVELOPE_BYTES: usize = 256 << 10;
+/// Bytes of the headers of an entry of the log, which count in what the server allows.
+const HEADERS_BYTES: usize = 1 << 10;
 /// How long a node that leaves waits at the end for its peers and the engine.
 const END_WITHIN: Duration = Duration::from_secs(1);
 /// How long the thread sleeps at most.
@@ -100,6 +102,7 @@ pub(super) struct Driver {
     /// The question for the head of the log that was asked last.
     log_head_asked: u64,
     log_clock: LogClock,
+    log_entry_max: usize,
     heartbeats: HashMap<u64, Millis>,
     /// The token of the last heartbeat, and of the last one before this node began to leave.
     last_heartbeat: u64,
@@ -143,6 +146,7 @@ impl Driver {
             appends: Appends::default(),
             log_head_asked: 0,
             log_clock: LogClock::default(),
+            log_entry_max: 0,
             heartbeats: HashMap::new(),
             last_heartbeat: 0,
             last_before_leaving: 0,
@@ -397,6 +401,11 @@ impl Driver {
             return;
         }
         self.next_publish = self.now + PUBLISH_EVERY_MS;
+        // Another server may take other sizes.
+        let entry_max = self.engine.envelope_bytes_max().saturating_sub(HEADERS_BYTES);
+        if std::mem::replace(&mut self.log_entry_max, entry_max) != entry_max {
+            self.node.set_log_entry_max(entry_max);
+        }
         let clients = self.plane.stats().iter().map(|stats| u64::from(stats.connections_current)).sum();
         self.node.members_mut().set_load(Load { clients, sessions: 0 });
         let view = ClusterView {

@@ -124,6 +124,7 @@ impl Core {
                 let namespace = self.namespace_of(from, namespace);
                 self.on_will_published(namespace, &client_id, stamp);
             }
+            LinkMessage::LogEntryMax(bytes) => self.log_entry_max = bytes,
             LinkMessage::InUntil(until) => {
                 self.journal.set_in_until(until);
                 self.release_held_wills(now);

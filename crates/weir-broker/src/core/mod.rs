@@ -23,6 +23,8 @@ pub(crate) mod inspect;
 mod intercept;
 mod kept_wills;
 mod link_messages;
+#[cfg(test)]
+mod log_entry_tests;
 mod memory;
 #[cfg(test)]
 mod memory_tests;
@@ -170,6 +172,8 @@ pub struct Core {
     pub(crate) serial: u32,
     /// Positions of disconnected clients' messages in transit over a topic's owner, by [`Core::client_hash`].
     pub(crate) routes_of_disconnected: Vec<(u64, Transit)>,
+    /// In a cluster: bytes of an entry of the log of retained messages at most.
+    pub(crate) log_entry_max: usize,
     /// The time of the call that is being served.
     pub(crate) now: Millis,
     /// Packets taken, deliveries made and nodes visited since the last [`Core::receive`] began.
@@ -208,6 +212,7 @@ impl Core {
             touched_groups: BTreeSet::new(),
             serial: 0,
             routes_of_disconnected: Vec::new(),
+            log_entry_max: usize::MAX,
             now: 0,
             work: 0,
             deferred: Deferred::default(),

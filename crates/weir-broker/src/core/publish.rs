@@ -6,6 +6,7 @@ use crate::clients::session::INCOMING_ID_BYTES;
 use crate::core::events::is_reserved;
 use crate::delivery::out_buffer::{ACKNOWLEDGEMENT_BYTES, Acknowledgement};
 use crate::delivery::publish_context::PublishContext;
+use crate::gateway::is_of_node;
 use crate::ids::{ConnId, ConnectionSlot, DedupKey, Millis, NamespaceId, Origin, SessionId};
 use crate::limits::INCOMING_QOS2_MAX;
 use crate::links::link::{RANK_DIRECT, StorageWait};
@@ -15,6 +16,9 @@ use crate::routing::matches::Matches;
 use crate::values::message::expires_at;
 use crate::{Core, Dropped, Subject};
 use weir_mqtt::{PacketId, ProtocolVersion, Publish, QoS, ReasonCode};
+
+/// Bytes of an entry of the log beside the message and its publisher's names, at most.
+const LOG_ENTRY_OVERHEAD: usize = 4 << 10;
 
 /// Why a PUBLISH is not accepted.
 pub(crate) enum PublishRefusal {
@@ -184,6 +188,7 @@ impl Core {
         topic: &str,
         publish: &Publish<'_>,
     ) -> Result<(), PublishRefusal> {
+        self.check_log_entry(slot, topic, publish)?;
         let Some(connection) = self.clients.connection(slot) else { return Ok(()) };
         if publish.qos == QoS::AtMostOnce || publish.payload.is_empty() || !connection.is_v5() {
             return Ok(());
@@ -199,6 +204,23 @@ impl Core {
             return Err(PublishRefusal::Message(ReasonCode::QuotaExceeded, Dropped::RetainedFull));
         }
         Ok(())
+    }
+
+    /// In a cluster, what is retained travels by a log, whose entries are bounded by the engine. 3.x has no answer that says so.
+    fn check_log_entry(&self, slot: ConnectionSlot, topic: &str, publish: &Publish<'_>) -> Result<(), PublishRefusal> {
+        let Some(connection) = self.clients.connection(slot) else { return Ok(()) };
+        let properties: usize = publish.properties.forwardable().map(<[u8]>::len).sum();
+        let client_id = self.clients.session(connection.session).map_or(0, |session| session.client_id.len());
+        let names = client_id + connection.principal.username.as_ref().map_or(0, |name| name.len());
+        let size = topic.len() + properties + publish.payload.len() + names + LOG_ENTRY_OVERHEAD;
+        if size <= self.log_entry_max || is_of_node(topic) {
+            return Ok(());
+        }
+        Err(if publish.qos == QoS::AtMostOnce || connection.is_v5() {
+            PublishRefusal::Message(ReasonCode::QuotaExceeded, Dropped::TooLarge)
+        } else {
+            PublishRefusal::Disconnect(ReasonCode::PacketTooLarge)
+        })
     }
 
     pub(crate) fn authorize_publish(

@@ -144,6 +144,11 @@ impl Gateway {
         (0..self.shards).for_each(|shard| self.links.push(ShardId(shard), LinkMessage::InUntil(until)));
     }
 
+    /// The log of retained messages takes entries of so many bytes. Larger messages that are to be retained are refused.
+    pub fn set_log_entry_max(&mut self, bytes: usize) {
+        (0..self.shards).for_each(|shard| self.links.push(ShardId(shard), LinkMessage::LogEntryMax(bytes)));
+    }
+
     /// Takes a shard's batch. What it holds is processed by [`Gateway::run`].
     pub fn accept_batch(&mut self, from: ShardId, batch: Batch) {
         // Publishers that wait for this shard are none: peers are held back by `has_room`.

@@ -222,6 +222,8 @@ pub(crate) enum LinkMessage {
     /// From the gateway: the node is in until that moment. Later no PUBLISH of QoS 1 and 2 is acknowledged. So a process that
     /// was stopped acknowledges nothing before its gateway has run.
     InUntil(Millis),
+    /// From the gateway: the log of retained messages takes entries of so many bytes.
+    LogEntryMax(usize),
     /// From the gateway: what this node does with the slots, of which there are so many per class. `number` grows.
     Slots {
         number: u64,

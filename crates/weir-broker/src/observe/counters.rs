@@ -17,7 +17,7 @@ pub enum Dropped {
     QueueFull,
     /// The message expired.
     Expired,
-    /// Larger than the receiver's Maximum Packet Size.
+    /// Larger than the receiver's Maximum Packet Size, or to be retained and larger than an entry of a cluster's log may be.
     TooLarge,
     /// The publisher may not publish there.
     NotAuthorized,

@@ -165,6 +165,11 @@ impl ClusterNode {
         self.log.push(message);
     }
 
+    /// The engine takes entries of the log of retained messages of so many bytes.
+    pub fn set_log_entry_max(&mut self, bytes: usize) {
+        self.gateway.set_log_entry_max(bytes);
+    }
+
     /// The number of a question for the last sequence of the log; `None`: it is known.
     pub fn log_head_wanted(&self) -> Option<u64> {
         self.log.head_wanted()
