@@ -52,9 +52,12 @@ enum Head {
 impl RetainedLog {
     pub(super) async fn run(self) -> Result<(), ReceiverEnded> {
         let Self { source, mut reader, mut head_wanted, report } = self;
-        let mut head = Head::Unknown;
+        let (mut head, mut token) = (Head::Unknown, 0);
         loop {
-            let token = *head_wanted.borrow_and_update();
+            let wanted = *head_wanted.borrow_and_update();
+            if std::mem::replace(&mut token, wanted) != wanted {
+                head = Head::Unknown;
+            }
             if head == Head::Unknown
                 && let Some((sequence, server_time_ms)) = source.head().await
             {
@@ -67,10 +70,7 @@ impl RetainedLog {
             let read = tokio::select! {
                 read = timeout(CHECK_INTERVAL, reader.next()) => read,
                 // An engine that is dropped asks no more.
-                Ok(()) = head_wanted.changed() => {
-                    head = Head::Unknown;
-                    continue;
-                }
+                Ok(()) = head_wanted.changed() => continue,
             };
             reader.check();
             match read {
